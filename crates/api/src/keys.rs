@@ -1,0 +1,61 @@
+//! Names that are part of the API: the group, labels, annotations, condition types, field managers.
+
+/// The API group of the custom resources.
+pub const GROUP: &str = "virtualization.deckhouse.io";
+
+/// Its version.
+pub const VERSION: &str = "v1alpha2";
+
+/// Group and version.
+pub const API_VERSION: &str = "virtualization.deckhouse.io/v1alpha2";
+
+/// The device class of USB devices.
+pub const DEVICE_CLASS: &str = "usb-devices.virtualization.deckhouse.io";
+
+/// The device class of vhci ports.
+pub const PORT_CLASS: &str = "usbip-ports.virtualization.deckhouse.io";
+
+/// Label of an attachment pod: the device's object.
+pub const ATTACHMENT: &str = "usb.virtualization.deckhouse.io/attachment";
+
+/// Label of a device's claim: the device's object.
+pub const DEVICE: &str = "usb.virtualization.deckhouse.io/device";
+
+/// Label of the template of port claims and of the claims made from it: the half, `usb2` or `usb3`.
+pub const PORT: &str = "usb.virtualization.deckhouse.io/port";
+
+/// Annotation of a device's claim: the node whose device it asks for.
+pub const NODE: &str = "usb.virtualization.deckhouse.io/node";
+
+/// Annotation of an attachment pod: `plugged`, or `reserved` for what waits for a migration.
+pub const WANT: &str = "usb.virtualization.deckhouse.io/want";
+
+/// The value of [`WANT`] that asks for the device to be in the guest.
+pub const WANT_PLUGGED: &str = "plugged";
+
+/// Annotation of an attachment pod: the virtual machine.
+pub const VM: &str = "usb.virtualization.deckhouse.io/vm";
+
+/// Annotation of an attachment pod: the pod that runs the virtual machine.
+pub const VM_POD: &str = "usb.virtualization.deckhouse.io/vm-pod";
+
+/// Annotation of an attachment pod: the uid of that pod.
+pub const VM_POD_UID: &str = "usb.virtualization.deckhouse.io/vm-pod-uid";
+
+/// Annotation of an attachment pod: the half whose port it has; absent when the device is local.
+pub const HUB: &str = "usb.virtualization.deckhouse.io/hub";
+
+/// Condition and readiness gate of an attachment pod: what the agent says.
+pub const PLUGGED: &str = "usb.virtualization.deckhouse.io/Plugged";
+
+/// Label of a pod that runs a virtual machine: the machine.
+pub const VM_NAME: &str = "vm.virtualization.deckhouse.io/name";
+
+/// Annotation of a pod that runs a virtual machine: the machine's uid.
+pub const VM_UID: &str = "vm.virtualization.deckhouse.io/uid";
+
+/// The field manager of the controller.
+pub const CONTROLLER: &str = "patchbay-controller";
+
+/// The field manager of the agents.
+pub const AGENT: &str = "patchbay-agent";

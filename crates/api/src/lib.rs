@@ -1,0 +1,44 @@
+//! Custom resources, and the only translation between Kubernetes objects and the core.
+//!
+//! One module for each object. `read` turns an object into the core's words, or says why it cannot be read: what people or
+//! other programs have written never stops anything. `build`, and the functions named after a part, go the other way.
+//! Nothing outside this crate knows a label, an annotation or a CEL expression.
+//!
+//! | module | object | written by |
+//! |---|---|---|
+//! | [`node_device`] | `NodeUSBDevice` | spec: people, status: controller |
+//! | [`usb_device`] | `USBDevice` | controller |
+//! | [`virtual_machine`] | `VirtualMachine` | spec: people, status: controller |
+//! | [`slice`] | `ResourceSlice` | agent |
+//! | [`claim`] | `ResourceClaim` of a device | controller, kube-scheduler |
+//! | [`port`] | `ResourceClaimTemplate` and `ResourceClaim` of a vhci port | controller, kube-controller-manager |
+//! | [`class`] | `DeviceClass` | installation |
+//! | [`attachment`] | `Pod` that stands for an attachment | controller; the `Plugged` condition: agent |
+//! | [`vm_pod`] | `Pod` that runs a virtual machine | controller |
+//! | [`node`], [`namespace`] | `Node`, `Namespace` | others |
+
+pub mod attachment;
+pub mod claim;
+pub mod class;
+pub mod crds;
+pub mod device_status;
+pub mod keys;
+pub mod meta;
+pub mod namespace;
+pub mod node;
+pub mod node_device;
+pub mod port;
+pub mod quantity;
+mod restricted;
+pub mod slice;
+pub mod usb_device;
+pub mod virtual_machine;
+pub mod vm_pod;
+
+pub use meta::Unreadable;
+pub use node_device::NodeUSBDevice;
+pub use usb_device::USBDevice;
+pub use virtual_machine::VirtualMachine;
+
+#[cfg(test)]
+mod samples;

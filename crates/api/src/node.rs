@@ -1,0 +1,40 @@
+//! `Node`: whether it is ready, and since when.
+
+use k8s_openapi::api::core::v1 as core_v1;
+use patchbay_core::controller::world::Node;
+use patchbay_core::names::NodeName;
+
+use crate::meta::{self, Unreadable};
+
+/// Reads a node. One that has never said whether it is ready is not.
+pub fn read(node: &core_v1::Node) -> Result<(NodeName, Node), Unreadable> {
+    let name = NodeName::new(meta::name(&node.metadata)?);
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|c| c.type_ == "Ready");
+    let born = node.metadata.creation_timestamp.as_ref();
+    let since = ready.and_then(|c| c.last_transition_time.as_ref()).or(born).map_or(0, meta::seconds);
+    Ok((name, Node { ready: ready.is_some_and(|c| c.status == "True"), since }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(status: serde_json::Value) -> Node {
+        let meta = serde_json::json!({"name": "node-1", "creationTimestamp": "1970-01-01T00:01:00Z"});
+        read(&serde_json::from_value(serde_json::json!({"metadata": meta, "status": status})).unwrap()).unwrap().1
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_reached_is_not_ready() {
+        let condition = |status: &str| {
+            serde_json::json!({"conditions": [
+                {"type": "DiskPressure", "status": "True"},
+                {"type": "Ready", "status": status, "lastTransitionTime": "1970-01-01T00:02:00Z"},
+            ]})
+        };
+        assert_eq!(node(condition("True")), Node { ready: true, since: 120 });
+        assert_eq!(node(condition("Unknown")), Node { ready: false, since: 120 });
+        assert_eq!(node(serde_json::json!({})), Node { ready: false, since: 60 });
+    }
+}

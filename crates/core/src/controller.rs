@@ -1,0 +1,51 @@
+//! The controller's planner: the whole world in, small actions out.
+//!
+//! # What it keeps true
+//!
+//! * A `NodeUSBDevice` for every published device; an assigned one is never forgotten, an unassigned one is after
+//!   [`FORGET_AFTER`] of absence.
+//! * At most one `USBDevice` for each, in the assigned namespace. When the assignment changes, the old one goes first, and
+//!   only when nothing holds the device any more is the new one made.
+//! * For each device at most one attachment pod at a time; the device's claim exists while an attachment does.
+//! * Conditions tell the truth. A step that is under way is only written down once it has taken [`UNDER_WAY_AFTER`], so that
+//!   the ordinary attach costs one status write.
+//!
+//! Every function here is total: any world gives a plan, and the plan of the world that the plan leads to is empty.
+
+pub mod action;
+mod attachments;
+mod devices;
+mod engine;
+mod status;
+pub mod world;
+
+pub use action::{Action, NewAttachment, Plan};
+pub use attachments::{attachment_name, claim_name};
+pub use engine::pod_name;
+pub use world::World;
+
+use crate::conditions::Seconds;
+
+/// An unassigned device that is absent for so long is forgotten.
+pub const FORGET_AFTER: Seconds = 600;
+
+/// The slices of a node that is not ready for so long are removed.
+pub const DEAD_AFTER: Seconds = 60;
+
+/// What takes less than this is not worth a status write.
+pub const UNDER_WAY_AFTER: Seconds = 2;
+
+/// The most devices a virtual machine may list.
+pub const MAX_DEVICES: usize = 16;
+
+/// Decides what to do about `world`.
+pub fn plan(world: &World) -> Plan {
+    let mut plan = Plan::default();
+    engine::plan(world, &mut plan);
+    attachments::plan(world, &mut plan);
+    devices::plan(world, &mut plan);
+    plan
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! What the controller does: small steps, each of which may be repeated or lost without harm.
+
+use crate::conditions::Seconds;
+use crate::controller::world::{DeviceStatus, VmStatus};
+use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
+use crate::speed::Hub;
+
+/// The plan: what to do now, in this order, and when to look again though nothing has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// Steps. Independent of each other but for their order.
+    pub actions: Vec<Action>,
+    /// The earliest time at which the same world would give another plan.
+    pub wake_at: Option<Seconds>,
+}
+
+impl Plan {
+    /// Asks to be woken at `time` at the latest.
+    pub(super) fn wake(&mut self, time: Seconds) {
+        self.wake_at = Some(self.wake_at.map_or(time, |t| t.min(time)));
+    }
+}
+
+/// One step. Creating what exists and deleting what is gone count as done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Create a `NodeUSBDevice` and write its status.
+    CreateNodeDevice {
+        /// Its name.
+        name: DeviceName,
+        /// Its status.
+        status: DeviceStatus,
+    },
+    /// Write the status of a `NodeUSBDevice`.
+    PublishNodeDevice {
+        /// Its name.
+        name: DeviceName,
+        /// Its status.
+        status: DeviceStatus,
+    },
+    /// Delete a `NodeUSBDevice` nobody has assigned and nobody has seen for long.
+    ForgetNodeDevice {
+        /// Its name.
+        name: DeviceName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Create a `USBDevice`, owned by its `NodeUSBDevice`, and write its status.
+    CreateDevice {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: DeviceName,
+        /// The uid of the `NodeUSBDevice` of the same name.
+        owner: Uid,
+        /// Its status.
+        status: DeviceStatus,
+    },
+    /// Write the status of a `USBDevice`.
+    PublishDevice {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: DeviceName,
+        /// Its status.
+        status: DeviceStatus,
+    },
+    /// Delete a `USBDevice`.
+    DeleteDevice {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: DeviceName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Create the claim for a device, owned by the `USBDevice`.
+    CreateClaim {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: ClaimName,
+        /// The device's object.
+        device: DeviceName,
+        /// The name the device is published by.
+        dra_name: DeviceName,
+        /// The node that publishes it.
+        node: NodeName,
+        /// The uid of the `USBDevice`.
+        owner: Uid,
+    },
+    /// Delete a claim.
+    DeleteClaim {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: ClaimName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Create the claim template for one port of a half.
+    CreatePortTemplate {
+        /// Where.
+        namespace: Namespace,
+        /// Which half.
+        hub: Hub,
+    },
+    /// Create an attachment pod.
+    CreateAttachment(NewAttachment),
+    /// Delete an attachment pod.
+    DeleteAttachment {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: PodName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Create the pod of a virtual machine; its shape is the engine's matter.
+    CreateVmPod {
+        /// Where.
+        namespace: Namespace,
+        /// The machine.
+        vm: VmName,
+        /// The pod's name.
+        pod: PodName,
+    },
+    /// Delete the pod of a virtual machine.
+    DeleteVmPod {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: PodName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Write the status of a `VirtualMachine`.
+    PublishVm {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: VmName,
+        /// Its status.
+        status: VmStatus,
+    },
+    /// Delete a slice of a node that is gone or dead.
+    DeleteSlice {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// An attachment pod to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NewAttachment {
+    /// Its name; its namespace is the VM pod's.
+    pub name: PodName,
+    /// The device's object.
+    pub device: DeviceName,
+    /// The device's claim.
+    pub claim: ClaimName,
+    /// The pod it plugs the device into, and its owner.
+    pub vm_pod: PodRef,
+    /// The virtual machine of that pod.
+    pub vm: VmName,
+    /// The node of that pod.
+    pub node: NodeName,
+    /// The half whose port it needs; None for a local device.
+    pub hub: Option<Hub>,
+}

@@ -1,0 +1,214 @@
+//! Claims and attachment pods: which device shall be in which virtual machine.
+//!
+//! Each (running VM pod, listed name) is a wish. A wish has exactly one [`Verdict`], from which both the actions here and
+//! the messages in [`super::status`] are made, so that what is said is what is done.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest, Sha256};
+
+use crate::controller::action::{Action, NewAttachment, Plan};
+use crate::controller::devices::{Presence, home};
+use crate::controller::engine;
+use crate::controller::world::{Attachment, Claim, PodState, World};
+use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
+
+/// That this device be in this virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// The device.
+    pub device: DeviceName,
+    /// The machine.
+    pub vm: VmName,
+    /// The pod it runs in.
+    pub vm_pod: PodRef,
+    /// The node of that pod.
+    pub node: NodeName,
+}
+
+/// What becomes of a wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict<'w> {
+    /// It is being fulfilled by this pod.
+    Kept(&'w Attachment),
+    /// Its attachment pod is to be made now.
+    Attach {
+        /// The claim has to be made first.
+        claim_missing: bool,
+    },
+    /// It waits.
+    Wait(Wait),
+}
+
+/// What a wish waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// There is no such `USBDevice` in the namespace.
+    NoDevice,
+    /// The device is there but not ready; says why.
+    NotReady(String),
+    /// The device is being taken from this namespace.
+    Leaving,
+    /// Another virtual machine has it.
+    HeldBy(VmName),
+    /// What was made for an earlier attachment is still going away.
+    Settling,
+}
+
+/// The claim of a device.
+pub fn claim_name(device: &DeviceName) -> ClaimName {
+    ClaimName::new(format!("usb-{device}"))
+}
+
+/// The attachment pod of a device in a VM pod. Follows from both, so a repeated create makes no second one.
+pub fn attachment_name(device: &DeviceName, vm_pod: &Uid) -> PodName {
+    let digest = Sha256::digest(vm_pod.as_str());
+    let suffix: String = digest.iter().take(3).map(|b| format!("{b:02x}")).collect();
+    PodName::new(format!("usb-{device}-{suffix}"))
+}
+
+/// All wishes, in a fixed order, each name of a list once.
+pub(super) fn wishes(world: &World) -> Vec<Wish> {
+    let mut wishes = Vec::new();
+    for ((namespace, name), vm) in world.vms.iter().filter(|(_, vm)| !vm.deleting && vm.run) {
+        let Some((vm_pod, pod)) = engine::running(world, namespace, name, vm) else { continue };
+        let Some(node) = &pod.node else { continue };
+        let mut seen = BTreeSet::new();
+        for device in vm.usb_devices.iter().filter(|d| seen.insert((*d).clone())) {
+            wishes.push(Wish { device: device.clone(), vm: name.clone(), vm_pod: vm_pod.clone(), node: node.clone() });
+        }
+    }
+    wishes
+}
+
+/// What becomes of `wish`, as far as it does not depend on other wishes of the same moment.
+pub(super) fn verdict<'w>(world: &'w World, wish: &Wish) -> Verdict<'w> {
+    let namespace = &wish.vm_pod.namespace;
+    let mut others = attachments_of(world, namespace, &wish.device);
+    if let Some(own) = others.clone().find(|a| a.vm_pod == wish.vm_pod) {
+        return if valid(world, own) { Verdict::Kept(own) } else { Verdict::Wait(Wait::Settling) };
+    }
+    let Some(device) = world.devices.get(&(namespace.clone(), wish.device.clone())) else {
+        return Verdict::Wait(Wait::NoDevice);
+    };
+    let assigned = world.node_devices.get(&wish.device).filter(|d| !d.deleting).and_then(|d| d.assigned.as_ref());
+    if device.deleting || assigned != Some(namespace) {
+        return Verdict::Wait(Wait::Leaving);
+    }
+    if let Some(other) = others.next() {
+        let leaving = other.deleting || !valid(world, other);
+        return Verdict::Wait(if leaving && other.vm == wish.vm {
+            Wait::Settling
+        } else {
+            Wait::HeldBy(other.vm.clone())
+        });
+    }
+    let home = match home(world, &wish.device) {
+        Presence::Ready { node, .. } => node,
+        Presence::NotReady { why, .. } => return Verdict::Wait(Wait::NotReady(why)),
+        Presence::Absent { why } => return Verdict::Wait(Wait::NotReady(why)),
+    };
+    match claim_of(world, namespace, &wish.device) {
+        None => Verdict::Attach { claim_missing: true },
+        Some(claim) if claim.deleting || claim.node != *home => Verdict::Wait(Wait::Settling),
+        Some(_) => Verdict::Attach { claim_missing: false },
+    }
+}
+
+/// Makes and deletes claims and attachment pods.
+pub(super) fn plan(world: &World, plan: &mut Plan) {
+    let mut granted: BTreeSet<(Namespace, DeviceName)> = BTreeSet::new();
+    for wish in wishes(world) {
+        let Verdict::Attach { claim_missing } = verdict(world, &wish) else { continue };
+        let namespace = wish.vm_pod.namespace.clone();
+        // Of several who ask at the same moment the first in order gets it.
+        if granted.insert((namespace, wish.device.clone())) {
+            attach(world, &wish, claim_missing, plan);
+        }
+    }
+    for ((namespace, name), attachment) in &world.attachments {
+        if !attachment.deleting && !valid(world, attachment) {
+            let uid = attachment.uid.clone();
+            plan.actions.push(Action::DeleteAttachment { namespace: namespace.clone(), name: name.clone(), uid });
+        }
+    }
+    for ((namespace, name), claim) in &world.claims {
+        let in_use = attachments_of(world, namespace, &claim.device).next().is_some();
+        if !claim.deleting && !in_use && !granted.contains(&(namespace.clone(), claim.device.clone())) {
+            let uid = claim.uid.clone();
+            plan.actions.push(Action::DeleteClaim { namespace: namespace.clone(), name: name.clone(), uid });
+        }
+    }
+}
+
+/// The steps that bring a device to a machine: claim, template for a port, pod.
+fn attach(world: &World, wish: &Wish, claim_missing: bool, plan: &mut Plan) {
+    let namespace = wish.vm_pod.namespace.clone();
+    let Presence::Ready { node: home, device } = home(world, &wish.device) else { return };
+    let Some(owner) = world.devices.get(&(namespace.clone(), wish.device.clone())) else { return };
+    if claim_missing {
+        plan.actions.push(Action::CreateClaim {
+            namespace: namespace.clone(),
+            name: claim_name(&wish.device),
+            device: wish.device.clone(),
+            dra_name: device.name.clone(),
+            node: home.clone(),
+            owner: owner.uid.clone(),
+        });
+    }
+    let hub = (wish.node != *home).then(|| device.attributes.speed.hub());
+    if let Some(hub) = hub.filter(|h| !world.port_templates.contains(&(namespace.clone(), *h))) {
+        let template = Action::CreatePortTemplate { namespace: namespace.clone(), hub };
+        if !plan.actions.contains(&template) {
+            plan.actions.push(template);
+        }
+    }
+    plan.actions.push(Action::CreateAttachment(NewAttachment {
+        name: attachment_name(&wish.device, &wish.vm_pod.uid),
+        device: wish.device.clone(),
+        claim: claim_name(&wish.device),
+        vm_pod: wish.vm_pod.clone(),
+        vm: wish.vm.clone(),
+        node: wish.node.clone(),
+        hub,
+    }));
+}
+
+/// Whether an attachment shall stay: its machine runs in its pod and lists the device, the device is this namespace's, its
+/// claim asks for the node the device is on, and it is remote if and only if that is another node than the machine's.
+/// A device that is absent changes nothing: the attachment waits for it.
+fn valid(world: &World, attachment: &Attachment) -> bool {
+    let namespace = &attachment.vm_pod.namespace;
+    let listed = world.vms.get(&(namespace.clone(), attachment.vm.clone())).is_some_and(|vm| {
+        let running = engine::running(world, namespace, &attachment.vm, vm);
+        let here = running
+            .is_some_and(|(pod, found)| pod == attachment.vm_pod && found.node.as_ref() == Some(&attachment.node));
+        here && vm.run && !vm.deleting && vm.usb_devices.contains(&attachment.device)
+    });
+    let given = world
+        .node_devices
+        .get(&attachment.device)
+        .is_some_and(|d| !d.deleting && d.assigned.as_ref() == Some(namespace))
+        && world.devices.get(&(namespace.clone(), attachment.device.clone())).is_some_and(|d| !d.deleting);
+    let placed = claim_of(world, namespace, &attachment.device).is_some_and(|claim| {
+        let moved = home(world, &attachment.device).node().is_some_and(|node| *node != claim.node);
+        let local = claim.node == attachment.node;
+        !claim.deleting && !moved && local == attachment.hub.is_none()
+    });
+    listed && given && placed && attachment.state != PodState::Ended
+}
+
+/// The attachments of a device in a namespace, those being deleted included.
+pub(super) fn attachments_of<'w>(
+    world: &'w World,
+    namespace: &Namespace,
+    device: &DeviceName,
+) -> impl Iterator<Item = &'w Attachment> + Clone {
+    let (namespace, device) = (namespace.clone(), device.clone());
+    world.attachments.iter().filter(move |((ns, _), a)| *ns == namespace && a.device == device).map(|(_, a)| a)
+}
+
+/// The claim of a device in a namespace.
+fn claim_of<'w>(world: &'w World, namespace: &Namespace, device: &DeviceName) -> Option<&'w Claim> {
+    world.claims.get(&(namespace.clone(), claim_name(device)))
+}

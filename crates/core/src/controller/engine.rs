@@ -1,0 +1,58 @@
+//! The built-in VM engine: one pod for each virtual machine that shall run.
+//!
+//! The pod's name follows from the machine's, so a repeated create cannot start a second instance, and a new pod is made
+//! only when the old one is gone: never two machines with one disk.
+
+use crate::controller::action::{Action, Plan};
+use crate::controller::world::{PodState, Vm, VmPhase, VmPod, World};
+use crate::names::{Namespace, PodName, PodRef, VmName};
+
+/// The pod of a virtual machine.
+pub fn pod_name(vm: &VmName) -> PodName {
+    PodName::new(format!("vm-{vm}"))
+}
+
+/// Starts and stops machines.
+pub(super) fn plan(world: &World, plan: &mut Plan) {
+    for ((namespace, name), vm) in &world.vms {
+        let pod = pod_name(name);
+        let wanted = vm.run && !vm.deleting;
+        match world.vm_pods.get(&(namespace.clone(), pod.clone())) {
+            Some(found) if !found.deleting && (!wanted || found.vm_uid != vm.uid || found.state == PodState::Ended) => {
+                plan.actions.push(Action::DeleteVmPod {
+                    namespace: namespace.clone(),
+                    name: pod,
+                    uid: found.uid.clone(),
+                });
+            }
+            None if wanted && world.namespaces.get(namespace) == Some(&false) => {
+                plan.actions.push(Action::CreateVmPod { namespace: namespace.clone(), vm: name.clone(), pod });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The pod a machine is running in, ready to have devices plugged into it.
+pub(super) fn running<'w>(
+    world: &'w World,
+    namespace: &Namespace,
+    name: &VmName,
+    vm: &Vm,
+) -> Option<(PodRef, &'w VmPod)> {
+    let (key, pod) = world.vm_pods.get_key_value(&(namespace.clone(), pod_name(name)))?;
+    let running = pod.state == PodState::Running && !pod.deleting && pod.node.is_some() && pod.vm_uid == vm.uid;
+    running.then(|| (PodRef { namespace: namespace.clone(), name: key.1.clone(), uid: pod.uid.clone() }, pod))
+}
+
+/// Where a machine is in its life.
+pub(super) fn phase(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> VmPhase {
+    match world.vm_pods.get(&(namespace.clone(), pod_name(name))) {
+        None if vm.run => VmPhase::Pending,
+        None => VmPhase::Stopped,
+        Some(pod) if pod.deleting || pod.state == PodState::Ended => VmPhase::Stopping,
+        Some(pod) if pod.state == PodState::Running => VmPhase::Running,
+        Some(pod) if pod.node.is_some() => VmPhase::Starting,
+        Some(_) => VmPhase::Pending,
+    }
+}

@@ -1,0 +1,8 @@
+//! Tables for the controller's planner: what it does in one world, word by word.
+//!
+//! What it does together with everybody else, in every order, is the matter of `patchbay-sim`.
+
+mod attach;
+mod builder;
+mod devices;
+mod quiet;

@@ -1,0 +1,256 @@
+//! Claims, attachment pods, and what machines say of their devices.
+
+use super::builder::{Builder, briefs, claim_key, vm_pod, world};
+use crate::conditions::PluggedState;
+use crate::controller::action::Action;
+use crate::controller::world::PodState;
+use crate::controller::{UNDER_WAY_AFTER, attachment_name};
+use crate::names::{DeviceName, NodeName};
+use crate::speed::Hub;
+
+/// A stick in node-1 for namespace blue, and a machine of blue on `node` that lists nothing yet.
+fn offered(node: &str) -> Builder {
+    let it = world().node("node-1").node("node-2").device("stick", "node-1").assigned("stick", "blue");
+    it.vm("blue", "vm-a", node, &[]).settled()
+}
+
+/// The same, attached.
+fn attached(node: &str) -> Builder {
+    let mut it = offered(node);
+    it.list("blue", "vm-a", &["stick"]);
+    it.settled()
+}
+
+#[test]
+fn a_remote_device_gets_claim_template_and_pod_in_one_plan() {
+    let mut it = offered("node-2");
+    it.list("blue", "vm-a", &["stick"]);
+    let done = it.act();
+    assert_eq!(
+        briefs(&done),
+        [
+            "create claim blue/usb-stick of node-1",
+            "create template blue/usb2",
+            "create attachment of stick to vm-a on node-2 with a usb2 port",
+        ]
+    );
+    let Action::CreateAttachment(new) = &done[2] else { panic!("{done:?}") };
+    let pod = it.pod_of("blue", "vm-a").uid.clone();
+    assert_eq!(new.name, attachment_name(&"stick".into(), &pod));
+    assert_eq!((&new.claim, &new.vm_pod.uid), (&claim_key("blue", "stick").1, &pod));
+    assert_eq!(it.plan().actions, [], "the steps of an attachment are not worth telling at first");
+}
+
+#[test]
+fn the_second_device_of_a_half_uses_the_same_template() {
+    let mut it = offered("node-2").device("key", "node-1").assigned("key", "blue");
+    it.list("blue", "vm-a", &["stick", "key"]);
+    let templates = it.act().into_iter().filter(|a| matches!(a, Action::CreatePortTemplate { .. })).count();
+    assert_eq!(templates, 1);
+}
+
+#[test]
+fn a_local_device_needs_no_port() {
+    let mut it = offered("node-1");
+    it.list("blue", "vm-a", &["stick"]);
+    assert_eq!(
+        briefs(&it.act()),
+        ["create claim blue/usb-stick of node-1", "create attachment of stick to vm-a on node-1"]
+    );
+}
+
+#[test]
+fn a_device_that_is_listed_twice_is_attached_once() {
+    let mut it = offered("node-2");
+    it.list("blue", "vm-a", &["stick", "stick"]);
+    it = it.settled();
+    assert_eq!(it.world.attachments.len(), 1);
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=true ready=true: attached");
+}
+
+#[test]
+fn an_attached_device_says_where_it_is() {
+    let it = attached("node-2");
+    insta::assert_snapshot!(it.usb_device("blue", "stick"), @r"
+    Ready=True/Ready: Device is ready to use
+    Attached=True/AttachedToVirtualMachine: Attached to virtual machine blue/vm-a on node node-2, guest bus 0 port 1
+    ");
+    assert_eq!(it.world.node_devices[&DeviceName::new("stick")].status.vm, Some("vm-a".into()));
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=true ready=true: attached");
+}
+
+#[test]
+fn detaching_deletes_the_pod_and_the_claim_only_when_the_pod_is_gone() {
+    let mut it = attached("node-2");
+    it.list("blue", "vm-a", &[]);
+    assert_eq!(briefs(&it.settle())[0], "delete attachment");
+    assert_eq!(it.claims().len(), 1);
+    assert!(it.usb_device("blue", "stick").contains("Attached=True"), "it is still in the guest");
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=true ready=true: attached");
+    it.attachment().plugged = Some(PluggedState::Unplugged);
+    it.settle();
+    insta::assert_snapshot!(
+        it.usb_device("blue", "stick").lines().nth(1).unwrap(),
+        @"Attached=False/Available: Device is available for attachment"
+    );
+    it.sweep();
+    assert_eq!(briefs(&it.settle())[0], "delete claim blue/usb-stick");
+    assert_eq!((it.claims().len(), it.machine("blue", "vm-a").as_str()), (0, ""));
+}
+
+#[test]
+fn a_device_of_another_namespace_is_not_attached_and_the_machine_says_what_to_do() {
+    let mut it = offered("node-2").vm("green", "vm-b", "node-2", &["stick"]);
+    it.settle();
+    assert!(it.world.attachments.is_empty());
+    insta::assert_snapshot!(
+        it.machine("green", "vm-b"),
+        @"stick attached=false ready=false: there is no USBDevice stick in namespace green: an administrator assigns one by setting spec.assignedNamespace of the NodeUSBDevice to green"
+    );
+}
+
+#[test]
+fn of_two_machines_that_list_a_device_the_second_waits_for_the_first() {
+    let mut it = attached("node-2").vm("blue", "vm-b", "node-1", &["stick"]);
+    it.settle();
+    insta::assert_snapshot!(
+        it.machine("blue", "vm-b"),
+        @"stick attached=false ready=true: in use by virtual machine vm-a: it is attached here when released there"
+    );
+    assert_eq!(it.world.attachments.len(), 1);
+    it.list("blue", "vm-a", &[]);
+    it.settle();
+    it.sweep();
+    it = it.settled();
+    insta::assert_snapshot!(it.machine("blue", "vm-b"), @"stick attached=true ready=true: attached");
+}
+
+#[test]
+fn of_two_machines_that_ask_at_once_one_is_served() {
+    let mut it = offered("node-2").vm("blue", "vm-b", "node-1", &["stick"]);
+    it.list("blue", "vm-a", &["stick"]);
+    it = it.settled();
+    assert_eq!(it.world.attachments.len(), 1);
+    assert!(it.machine("blue", "vm-a").contains("attached=true"));
+    assert!(it.machine("blue", "vm-b").contains("in use by virtual machine vm-a"));
+}
+
+#[test]
+fn a_missing_port_is_told_at_once_with_what_to_do() {
+    let mut it = offered("node-2");
+    it.list("blue", "vm-a", &["stick"]);
+    it.act();
+    it.attachment().unschedulable = true;
+    it.world.ports_used.insert(("node-2".into(), Hub::Usb2), 1);
+    it.settle();
+    insta::assert_snapshot!(it.usb_device("blue", "stick"), @r"
+    Ready=True/Ready: Device is ready to use
+    Attached=False/NoFreeUSBIPPort: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
+    ");
+    insta::assert_snapshot!(
+        it.machine("blue", "vm-a"),
+        @"stick attached=false ready=true: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine"
+    );
+    it.world.pools.get_mut(&NodeName::new("node-2")).unwrap().ports.clear();
+    it.settle();
+    insta::assert_snapshot!(
+        it.machine("blue", "vm-a"),
+        @"stick attached=false ready=true: node node-2 has no USB 2.0 USB/IP ports: load the kernel module vhci-hcd there (modprobe vhci-hcd)"
+    );
+}
+
+#[test]
+fn a_slow_attachment_tells_the_step_it_is_at() {
+    let mut it = offered("node-2");
+    it.list("blue", "vm-a", &["stick"]);
+    it.act();
+    let due = it.world.now + UNDER_WAY_AFTER;
+    assert_eq!(it.plan().wake_at, Some(due));
+    it.world.now = due;
+    it.settle();
+    insta::assert_snapshot!(
+        it.machine("blue", "vm-a"),
+        @"stick attached=false ready=true: waiting for the kubelet and the agent of node node-2"
+    );
+    it.attachment().plugged = Some(PluggedState::Failed("node-1: connection refused".to_owned()));
+    it.settle();
+    insta::assert_snapshot!(
+        it.usb_device("blue", "stick").lines().nth(1).unwrap(),
+        @"Attached=False/Available: Requested by virtual machine blue/vm-a on node node-2: node-1: connection refused; trying again"
+    );
+}
+
+#[test]
+fn an_attachment_waits_for_a_device_that_is_unplugged_for_a_while() {
+    let mut it = attached("node-2");
+    it.unplug("stick");
+    let done = it.settle();
+    assert!(
+        done.iter().all(|a| matches!(
+            a,
+            Action::PublishNodeDevice { .. } | Action::PublishDevice { .. } | Action::PublishVm { .. }
+        )),
+        "{done:?}"
+    );
+    insta::assert_snapshot!(it.usb_device("blue", "stick"), @r"
+    Ready=False/NotFound: Device is absent on the host: it was last plugged into node node-1
+    Attached=False/Available: Device is absent; it returns to virtual machine blue/vm-a on node node-2 when it is plugged in again
+    ");
+}
+
+#[test]
+fn a_device_that_returns_in_another_node_gets_a_new_claim_and_a_new_attachment() {
+    let mut it = attached("node-2");
+    it.unplug("stick");
+    it.settle();
+    it.plug("stick", "node-2");
+    assert_eq!(briefs(&it.settle())[0], "delete attachment");
+    it.sweep();
+    it = it.settled();
+    assert_eq!(it.claims(), [("blue/usb-stick".to_owned(), "node-2".to_owned())].into());
+    assert_eq!(it.attachment().hub, None);
+}
+
+#[test]
+fn a_stopped_machine_gives_its_devices_back() {
+    let mut it = attached("node-2");
+    it.vm_mut("blue", "vm-a").run = false;
+    let done = briefs(&it.settle());
+    assert!(
+        done.contains(&"delete pod vm-vm-a".to_owned()) && done.contains(&"delete attachment".to_owned()),
+        "{done:?}"
+    );
+    it.sweep();
+    it.settle();
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=false ready=true: the virtual machine is stopped");
+    assert!(it.claims().is_empty());
+    it.vm_mut("blue", "vm-a").run = true;
+    assert_eq!(briefs(&it.settle())[0], "create pod vm-vm-a");
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=false ready=true: waiting for the virtual machine to run");
+}
+
+#[test]
+fn a_new_pod_of_a_machine_gets_a_new_attachment() {
+    let mut it = attached("node-2");
+    let old = it.world.attachments.keys().next().unwrap().clone();
+    it.world.vm_pods.get_mut(&("blue".into(), vm_pod("vm-a"))).unwrap().state = PodState::Ended;
+    it.settle();
+    it.sweep();
+    it.settle();
+    let pod = it.world.vm_pods.values_mut().next().unwrap();
+    (pod.node, pod.state) = (Some("node-2".into()), PodState::Running);
+    it = it.settled();
+    assert_eq!(it.world.attachments.len(), 1);
+    assert!(!it.world.attachments.contains_key(&old));
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=true ready=true: attached");
+}
+
+#[test]
+fn a_machine_in_a_namespace_that_is_being_deleted_is_not_started() {
+    let mut it = offered("node-2");
+    it.world.vm_pods.clear();
+    it.world.namespaces.insert("blue".into(), true);
+    assert!(!it.plan().actions.iter().any(|a| matches!(a, Action::CreateVmPod { .. })));
+    it.world.namespaces.insert("blue".into(), false);
+    assert!(it.plan().actions.iter().any(|a| matches!(a, Action::CreateVmPod { .. })));
+}

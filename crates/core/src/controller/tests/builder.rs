@@ -1,0 +1,324 @@
+//! Worlds in a few words, and a stand-in for the shell and for everybody else.
+
+use std::collections::BTreeMap;
+
+use crate::conditions::{ConditionType, GuestPort, PluggedState, find};
+use crate::controller::action::Action;
+use crate::controller::world::{
+    Attachment, Claim, DeviceStatus, Node, NodeDevice, PodState, Pool, UsbDevice, Vm, VmPod, World,
+};
+use crate::controller::{Plan, claim_name, plan, pod_name};
+use crate::device::{Attributes, BusAddress, Device, HexId};
+use crate::names::{DeviceName, Namespace, NodeName, PodName, Uid, VmName};
+use crate::speed::Speed;
+
+/// The time at which every world begins.
+pub(super) const START: i64 = 1_000;
+
+/// A world under construction, and then in motion.
+pub(super) struct Builder {
+    pub(super) world: World,
+    /// Everything that was done, in order.
+    pub(super) done: Vec<Action>,
+    uids: u32,
+}
+
+/// Two namespaces, `blue` and `green`, and nothing else.
+pub(super) fn world() -> Builder {
+    let namespaces = [("blue".into(), false), ("green".into(), false)].into();
+    Builder { world: World { now: START, namespaces, ..World::default() }, done: Vec::new(), uids: 0 }
+}
+
+impl Builder {
+    /// A node that is ready, with one port for each half.
+    pub(super) fn node(mut self, name: &str) -> Self {
+        let ports = vec!["usb2-0".parse().unwrap(), "usb3-0".parse().unwrap()];
+        let pool =
+            Pool { devices: Vec::new(), ports, slices: vec![format!("{name}-devices"), format!("{name}-ports")] };
+        self.world.nodes.insert(name.into(), Node { ready: true, since: 0 });
+        self.world.pools.insert(name.into(), pool);
+        self
+    }
+
+    /// A high-speed device, plugged into a node.
+    pub(super) fn device(mut self, name: &str, node: &str) -> Self {
+        self.plug(name, node);
+        self
+    }
+
+    /// The device is given to a namespace; everything that follows from that has happened.
+    pub(super) fn assigned(mut self, name: &str, namespace: &str) -> Self {
+        self.settle();
+        self.assign(name, Some(namespace));
+        self.settle();
+        self
+    }
+
+    /// A machine that runs on a node and lists devices.
+    pub(super) fn vm(mut self, namespace: &str, name: &str, node: &str, devices: &[&str]) -> Self {
+        let uid = self.uid(name);
+        let vm = Vm {
+            uid: uid.clone(),
+            generation: 1,
+            deleting: false,
+            run: true,
+            usb_devices: devices.iter().map(|d| (*d).into()).collect(),
+            status: Default::default(),
+        };
+        let pod = VmPod {
+            uid: self.uid(name),
+            vm: name.into(),
+            vm_uid: uid,
+            node: Some(node.into()),
+            deleting: false,
+            state: PodState::Running,
+        };
+        self.world.vms.insert((namespace.into(), name.into()), vm);
+        self.world.vm_pods.insert((namespace.into(), pod_name(&name.into())), pod);
+        self
+    }
+
+    /// Everything has happened that the world leads to, devices in their guests included.
+    pub(super) fn settled(mut self) -> Self {
+        self.settle();
+        while self.plug_in() {
+            self.settle();
+        }
+        self.done.clear();
+        self
+    }
+
+    fn uid(&mut self, name: &str) -> Uid {
+        self.uids += 1;
+        Uid::new(format!("{name}-{}", self.uids))
+    }
+
+    pub(super) fn plug(&mut self, name: &str, node: &str) {
+        let attributes = Attributes {
+            vendor_id: HexId(0x0951),
+            product_id: HexId(0x1666),
+            bcd: HexId(0x0100),
+            address: BusAddress { bus: 1, device: 2 },
+            serial: Some("4C530001".to_owned()),
+            manufacturer: Some("Kingston".to_owned()),
+            product: Some("DataTraveler".to_owned()),
+            name: "DataTraveler".to_owned(),
+            speed: Speed::High,
+            port_path: "1-1".parse().unwrap(),
+            class: 0,
+        };
+        let device = Device { name: name.into(), attributes, not_ready: None };
+        self.world.pools.get_mut(&NodeName::new(node)).unwrap().devices.push(device);
+    }
+
+    pub(super) fn unplug(&mut self, name: &str) {
+        for pool in self.world.pools.values_mut() {
+            pool.devices.retain(|d| d.name.as_str() != name);
+        }
+    }
+
+    pub(super) fn assign(&mut self, name: &str, namespace: Option<&str>) {
+        let object = self.world.node_devices.get_mut(&DeviceName::new(name)).unwrap();
+        object.assigned = namespace.map(Namespace::new);
+        object.generation += 1;
+    }
+
+    pub(super) fn vm_mut(&mut self, namespace: &str, name: &str) -> &mut Vm {
+        self.world.vms.get_mut(&(namespace.into(), name.into())).unwrap()
+    }
+
+    /// Replaces a machine's list.
+    pub(super) fn list(&mut self, namespace: &str, name: &str, devices: &[&str]) {
+        let vm = self.vm_mut(namespace, name);
+        vm.usb_devices = devices.iter().map(|d| (*d).into()).collect();
+        vm.generation += 1;
+    }
+
+    pub(super) fn plan(&self) -> Plan {
+        plan(&self.world)
+    }
+
+    /// Carries out one plan.
+    pub(super) fn act(&mut self) -> Vec<Action> {
+        let actions = self.plan().actions;
+        for action in &actions {
+            self.perform(action.clone());
+        }
+        self.done.extend(actions.clone());
+        actions
+    }
+
+    /// Carries out plans until there is nothing left to do.
+    pub(super) fn settle(&mut self) -> Vec<Action> {
+        let before = self.done.len();
+        for _ in 0..20 {
+            if self.act().is_empty() {
+                return self.done.split_off(before);
+            }
+        }
+        panic!("no rest: {:?}", self.done);
+    }
+
+    /// The agents: every attachment that has begun is in its guest now. False when there was none.
+    pub(super) fn plug_in(&mut self) -> bool {
+        let mut any = false;
+        for pod in self.world.attachments.values_mut().filter(|a| a.plugged.is_none() && !a.unschedulable) {
+            pod.plugged = Some(PluggedState::Plugged(GuestPort { bus: 0, port: "1".to_owned() }));
+            any = true;
+        }
+        any
+    }
+
+    /// The agents and kubelets: everything that is being deleted is gone now.
+    pub(super) fn sweep(&mut self) {
+        self.world.attachments.retain(|_, a| !a.deleting);
+        self.world.claims.retain(|_, c| !c.deleting);
+        self.world.vm_pods.retain(|_, p| !p.deleting);
+    }
+
+    pub(super) fn attachment(&mut self) -> &mut Attachment {
+        self.world.attachments.values_mut().next().unwrap()
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::CreateNodeDevice { name, status } => {
+                let uid = self.uid(name.as_str());
+                let object = NodeDevice { uid, generation: 1, deleting: false, assigned: None, status };
+                self.world.node_devices.insert(name, object);
+            }
+            Action::PublishNodeDevice { name, status } => {
+                self.world.node_devices.get_mut(&name).unwrap().status = status
+            }
+            Action::ForgetNodeDevice { name, .. } => drop(self.world.node_devices.remove(&name)),
+            Action::CreateDevice { namespace, name, status, .. } => {
+                let object = UsbDevice { uid: self.uid(name.as_str()), generation: 1, deleting: false, status };
+                self.world.devices.insert((namespace, name), object);
+            }
+            Action::PublishDevice { namespace, name, status } => {
+                self.world.devices.get_mut(&(namespace, name)).unwrap().status = status;
+            }
+            Action::DeleteDevice { namespace, name, .. } => drop(self.world.devices.remove(&(namespace, name))),
+            Action::CreateClaim { namespace, name, device, node, .. } => {
+                let claim = Claim { uid: self.uid(name.as_str()), deleting: false, device, node };
+                self.world.claims.insert((namespace, name), claim);
+            }
+            Action::DeleteClaim { namespace, name, .. } => drop(self.world.claims.remove(&(namespace, name))),
+            Action::CreatePortTemplate { namespace, hub } => drop(self.world.port_templates.insert((namespace, hub))),
+            Action::CreateAttachment(new) => {
+                let pod = Attachment {
+                    uid: self.uid(new.name.as_str()),
+                    created: self.world.now,
+                    deleting: false,
+                    device: new.device,
+                    vm_pod: new.vm_pod.clone(),
+                    vm: new.vm,
+                    node: new.node,
+                    hub: new.hub,
+                    unschedulable: false,
+                    state: PodState::Pending,
+                    plugged: None,
+                };
+                self.world.attachments.insert((new.vm_pod.namespace, new.name), pod);
+            }
+            Action::DeleteAttachment { namespace, name, .. } => {
+                self.world.attachments.get_mut(&(namespace, name)).unwrap().deleting = true;
+            }
+            Action::CreateVmPod { namespace, vm, pod } => {
+                let (uid, vm_uid) =
+                    (self.uid(pod.as_str()), self.world.vms[&(namespace.clone(), vm.clone())].uid.clone());
+                let object = VmPod { uid, vm, vm_uid, node: None, deleting: false, state: PodState::Pending };
+                self.world.vm_pods.insert((namespace, pod), object);
+            }
+            Action::DeleteVmPod { namespace, name, .. } => {
+                self.world.vm_pods.get_mut(&(namespace, name)).unwrap().deleting = true;
+            }
+            Action::PublishVm { namespace, name, status } => {
+                self.world.vms.get_mut(&(namespace, name)).unwrap().status = status;
+            }
+            Action::DeleteSlice { name } => {
+                for pool in self.world.pools.values_mut() {
+                    pool.slices.retain(|s| *s != name);
+                }
+                self.world.pools.retain(|_, pool| !pool.slices.is_empty());
+            }
+        }
+    }
+
+    /// What the `NodeUSBDevice` says, one condition a line.
+    pub(super) fn node_device(&self, name: &str) -> String {
+        text(&self.world.node_devices[&DeviceName::new(name)].status)
+    }
+
+    /// What the `USBDevice` says.
+    pub(super) fn usb_device(&self, namespace: &str, name: &str) -> String {
+        text(&self.world.devices[&(namespace.into(), name.into())].status)
+    }
+
+    /// What the machine says of its devices, one a line.
+    pub(super) fn machine(&self, namespace: &str, name: &str) -> String {
+        let vm: &Vm = &self.world.vms[&(Namespace::new(namespace), VmName::new(name))];
+        let line = |u: &crate::controller::world::VmUsbStatus| {
+            format!("{} attached={} ready={}: {}", u.name, u.attached, u.ready, u.message)
+        };
+        vm.status.usb_devices.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The uid of a machine's pod, for the names that follow from it.
+    pub(super) fn pod_of(&self, namespace: &str, vm: &str) -> &VmPod {
+        &self.world.vm_pods[&(Namespace::new(namespace), pod_name(&VmName::new(vm)))]
+    }
+
+    pub(super) fn claims(&self) -> BTreeMap<String, String> {
+        self.world.claims.iter().map(|((ns, name), c)| (format!("{ns}/{name}"), c.node.to_string())).collect()
+    }
+}
+
+/// Conditions as `kubectl` would show them.
+pub(super) fn text(status: &DeviceStatus) -> String {
+    let kinds = [ConditionType::Ready, ConditionType::Assigned, ConditionType::Attached];
+    let lines = kinds.into_iter().filter_map(|kind| find(&status.conditions, kind)).map(|c| {
+        let truth = if c.reason.is_true() { "True" } else { "False" };
+        format!("{}={truth}/{}: {}", c.kind.as_str(), c.reason.as_str(), c.message)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// An action's kind and subject.
+pub(super) fn brief(action: &Action) -> String {
+    match action {
+        Action::CreateNodeDevice { name, .. } => format!("create nusb {name}"),
+        Action::PublishNodeDevice { name, .. } => format!("publish nusb {name}"),
+        Action::ForgetNodeDevice { name, .. } => format!("forget nusb {name}"),
+        Action::CreateDevice { namespace, name, .. } => format!("create usb {namespace}/{name}"),
+        Action::PublishDevice { namespace, name, .. } => format!("publish usb {namespace}/{name}"),
+        Action::DeleteDevice { namespace, name, .. } => format!("delete usb {namespace}/{name}"),
+        Action::CreateClaim { namespace, name, node, .. } => format!("create claim {namespace}/{name} of {node}"),
+        Action::DeleteClaim { namespace, name, .. } => format!("delete claim {namespace}/{name}"),
+        Action::CreatePortTemplate { namespace, hub } => format!("create template {namespace}/{hub}"),
+        Action::CreateAttachment(new) => {
+            let port = new.hub.map(|h| format!(" with a {h} port")).unwrap_or_default();
+            format!("create attachment of {} to {} on {}{port}", new.device, new.vm, new.node)
+        }
+        Action::DeleteAttachment { .. } => "delete attachment".to_owned(),
+        Action::CreateVmPod { pod, .. } => format!("create pod {pod}"),
+        Action::DeleteVmPod { name, .. } => format!("delete pod {name}"),
+        Action::PublishVm { namespace, name, .. } => format!("publish vm {namespace}/{name}"),
+        Action::DeleteSlice { name } => format!("delete slice {name}"),
+    }
+}
+
+/// All of them, one a line.
+pub(super) fn briefs(actions: &[Action]) -> Vec<String> {
+    actions.iter().map(brief).collect()
+}
+
+/// The key of a device's claim.
+pub(super) fn claim_key(namespace: &str, device: &str) -> (Namespace, crate::names::ClaimName) {
+    (namespace.into(), claim_name(&device.into()))
+}
+
+/// The name of a machine's pod.
+pub(super) fn vm_pod(vm: &str) -> PodName {
+    pod_name(&vm.into())
+}

@@ -1,0 +1,239 @@
+//! What the controller sees: everything the API server knows that matters to us, in our own words.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::conditions::{Condition, PluggedState, Seconds};
+use crate::device::{Attributes, Device};
+use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
+use crate::speed::{Hub, PortName};
+
+/// A snapshot. Parts may be of slightly different moments: each is only ever late, never wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct World {
+    /// The time of the snapshot.
+    pub now: Seconds,
+    /// Nodes.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// What each node's agent publishes.
+    pub pools: BTreeMap<NodeName, Pool>,
+    /// Namespaces; the value says whether it is being deleted.
+    pub namespaces: BTreeMap<Namespace, bool>,
+    /// `NodeUSBDevice`s.
+    pub node_devices: BTreeMap<DeviceName, NodeDevice>,
+    /// `USBDevice`s.
+    pub devices: BTreeMap<(Namespace, DeviceName), UsbDevice>,
+    /// `VirtualMachine`s.
+    pub vms: BTreeMap<(Namespace, VmName), Vm>,
+    /// Pods that run virtual machines.
+    pub vm_pods: BTreeMap<(Namespace, PodName), VmPod>,
+    /// Device claims of ours, by name.
+    pub claims: BTreeMap<(Namespace, ClaimName), Claim>,
+    /// Ports in use: how many of each half are allocated on each node.
+    pub ports_used: BTreeMap<(NodeName, Hub), usize>,
+    /// Namespaces that have the claim template for a port of this half.
+    pub port_templates: std::collections::BTreeSet<(Namespace, Hub)>,
+    /// Attachment pods.
+    pub attachments: BTreeMap<(Namespace, PodName), Attachment>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// Its `Ready` condition is true.
+    pub ready: bool,
+    /// Since when it is so.
+    pub since: Seconds,
+}
+
+/// What one agent publishes: its devices and its ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Pool {
+    /// Devices plugged into the node.
+    pub devices: Vec<Device>,
+    /// Its vhci ports.
+    pub ports: Vec<PortName>,
+    /// The names of the slices it is made of.
+    pub slices: Vec<String>,
+}
+
+/// A `NodeUSBDevice`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodeDevice {
+    /// Its uid.
+    pub uid: Uid,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// `spec.assignedNamespace`.
+    pub assigned: Option<Namespace>,
+    /// Its status as last written by us.
+    pub status: DeviceStatus,
+}
+
+/// A `USBDevice`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UsbDevice {
+    /// Its uid.
+    pub uid: Uid,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// Its status as last written by us.
+    pub status: DeviceStatus,
+}
+
+/// The status of a `NodeUSBDevice` or `USBDevice`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DeviceStatus {
+    /// The node it is plugged into, or was last.
+    pub node: Option<NodeName>,
+    /// The DRA device's name, where it differs from the object's: a second device of the same serial number.
+    pub device_name: Option<DeviceName>,
+    /// What is, or was, known of it.
+    pub attributes: Option<Attributes>,
+    /// Conditions in the order of [`crate::conditions::ConditionType`].
+    pub conditions: Vec<Condition>,
+    /// `status.observedGeneration`.
+    pub observed_generation: i64,
+    /// The virtual machine that has it, for the wide column.
+    pub vm: Option<VmName>,
+}
+
+/// A `VirtualMachine`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Vm {
+    /// Its uid.
+    pub uid: Uid,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// Whether it shall run.
+    pub run: bool,
+    /// The names in `spec.usbDevices`, as written.
+    pub usb_devices: Vec<DeviceName>,
+    /// Its status as last written by us.
+    pub status: VmStatus,
+}
+
+/// The status of a `VirtualMachine`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct VmStatus {
+    /// Where it is in its life; None before the first status.
+    pub phase: Option<VmPhase>,
+    /// The node it runs on.
+    pub node: Option<NodeName>,
+    /// `status.observedGeneration`.
+    pub observed_generation: i64,
+    /// One entry for each listed device, and for each that is still being unplugged.
+    pub usb_devices: Vec<VmUsbStatus>,
+}
+
+/// Where a virtual machine is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum VmPhase {
+    /// No pod yet, or the pod has no node.
+    Pending,
+    /// The pod has a node; the machine is not running yet.
+    Starting,
+    /// The machine runs.
+    Running,
+    /// The pod is being deleted.
+    Stopping,
+    /// No pod, and none is wanted.
+    Stopped,
+}
+
+/// One entry of `VirtualMachine.status.usbDevices`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VmUsbStatus {
+    /// The device.
+    pub name: DeviceName,
+    /// It is in the guest.
+    pub attached: bool,
+    /// The device itself is ready.
+    pub ready: bool,
+    /// Where in the guest, when attached.
+    pub address: Option<crate::conditions::GuestPort>,
+    /// For people.
+    pub message: String,
+}
+
+/// A pod that runs a virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VmPod {
+    /// Its uid.
+    pub uid: Uid,
+    /// The machine it runs.
+    pub vm: VmName,
+    /// The machine's uid.
+    pub vm_uid: Uid,
+    /// Where it runs, once bound.
+    pub node: Option<NodeName>,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// What its phase says.
+    pub state: PodState,
+}
+
+/// What a pod's phase says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PodState {
+    /// Not started.
+    Pending,
+    /// Running.
+    Running,
+    /// Succeeded or failed: it will not run again.
+    Ended,
+}
+
+/// A device's claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// Its uid.
+    pub uid: Uid,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// The device it asks for, by its object's name.
+    pub device: DeviceName,
+    /// The node whose pool it asks for.
+    pub node: NodeName,
+}
+
+/// An attachment pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Attachment {
+    /// Its uid.
+    pub uid: Uid,
+    /// When it was created.
+    pub created: Seconds,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// The device, by its object's name.
+    pub device: DeviceName,
+    /// The pod it plugs the device into.
+    pub vm_pod: PodRef,
+    /// The virtual machine of that pod.
+    pub vm: VmName,
+    /// The node it is made for.
+    pub node: NodeName,
+    /// The half of a vhci whose port it asks for; None for a local device.
+    pub hub: Option<Hub>,
+    /// The scheduler could not place it.
+    pub unschedulable: bool,
+    /// What its phase says.
+    pub state: PodState,
+    /// What the agent says; None before it has said anything.
+    pub plugged: Option<PluggedState>,
+}
+
+impl Attachment {
+    /// The device is in the guest, or may still be.
+    pub fn holds(&self) -> bool {
+        matches!(self.plugged, Some(PluggedState::Plugged(_)))
+    }
+}

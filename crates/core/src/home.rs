@@ -1,0 +1,209 @@
+//! The home agent's decisions: who may have a device, and when it goes back to its host driver.
+//!
+//! Default deny. A request is granted only if the API server, asked now, says all of this: the claim exists with that uid, is
+//! allocated to that device of this node, and is reserved for a pod that runs on the caller's node and wants the device
+//! plugged; and the device is assigned to the claim's namespace. What may resolve itself is answered with a wait.
+
+use crate::names::{ClaimRef, DeviceName, Namespace, NodeName, PodRef};
+
+/// What a caller asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// The caller, by its certificate.
+    pub peer: NodeName,
+    /// The claim it names.
+    pub claim: ClaimRef,
+    /// The device it names, as published by this node.
+    pub device: DeviceName,
+}
+
+/// What the API server says about a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Evidence {
+    /// The claim of that namespace and name, if there is one.
+    pub claim: Option<Claim>,
+    /// The pods it is reserved for, as far as they exist.
+    pub pods: Vec<Pod>,
+    /// The namespaces to which a `NodeUSBDevice` of this node's device is assigned; at most one.
+    pub assigned: Option<Namespace>,
+}
+
+/// A claim as the API server has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// Namespace, name, uid.
+    pub claim: ClaimRef,
+    /// The pools and devices of our driver it is allocated to.
+    pub allocated: Vec<(NodeName, DeviceName)>,
+}
+
+/// A pod a claim is reserved for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pod {
+    /// The pod.
+    pub pod: PodRef,
+    /// Where it runs.
+    pub node: Option<NodeName>,
+    /// It wants the device plugged, and is not being deleted.
+    pub wants: bool,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It may have the device.
+    Grant,
+    /// Not now; for people.
+    Wait(String),
+    /// No; for people.
+    Deny(String),
+}
+
+/// Judges a request to the agent of node `home`.
+pub fn authorise(home: &NodeName, request: &Request, evidence: &Evidence) -> Verdict {
+    let deny = |text: String| Verdict::Deny(text);
+    let Request { peer, claim, device } = request;
+    let Some(found) = evidence.claim.as_ref().filter(|c| c.claim == *claim) else {
+        return deny(format!("claim {claim} does not exist with uid {}", claim.uid));
+    };
+    if !found.allocated.iter().any(|(pool, name)| pool == home && name == device) {
+        return deny(format!("claim {claim} is not allocated to device {device} of node {home}"));
+    }
+    if evidence.assigned.as_ref() != Some(&claim.namespace) {
+        return deny(format!("device {device} is not assigned to namespace {}", claim.namespace));
+    }
+    let mut there = evidence.pods.iter().filter(|p| p.node.as_ref() == Some(peer)).peekable();
+    if there.peek().is_none() {
+        return deny(format!("claim {claim} is not reserved for a pod on node {peer}"));
+    }
+    if there.any(|p| p.wants) {
+        Verdict::Grant
+    } else {
+        Verdict::Wait(format!("no pod on node {peer} wants device {device} now"))
+    }
+}
+
+/// A device that is bound to usbip-host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Bound {
+    /// A session is using it.
+    pub in_session: bool,
+    /// A granted request is about to get its session.
+    pub granting: bool,
+    /// The request of its session, or of the last one, judged anew; None when nothing is known of it.
+    pub verdict: Option<Verdict>,
+    /// Another request that would be granted waits for it.
+    pub contested: bool,
+}
+
+/// What to do with a bound device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Keeping {
+    /// Leave it as it is.
+    Keep,
+    /// End the session, keep the device bound for the one that waits.
+    Cut,
+    /// End the session if there is one, and give the device back to its host driver.
+    Release,
+}
+
+/// Whether a bound device stays bound.
+///
+/// A session is ended at once when its right is denied; while its right merely waits (its pod is on its way out) only when
+/// somebody else has a right to the device, so that an ordinary detach is the importer's to do, in its order. A session of
+/// which nothing is known (an agent that lost its records) is ended for whoever asks with a right. A device without session
+/// stays bound as long as its last user has the right to it: that one is about to call again.
+pub fn keeping(bound: &Bound) -> Keeping {
+    match (&bound.verdict, bound.in_session) {
+        _ if bound.granting => Keeping::Keep,
+        (Some(Verdict::Grant), _) => Keeping::Keep,
+        (_, true) if bound.contested => Keeping::Cut,
+        (_, false) if bound.contested => Keeping::Keep,
+        (None | Some(Verdict::Wait(_)), true) => Keeping::Keep,
+        (Some(Verdict::Deny(_)), true) | (_, false) => Keeping::Release,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        let claim = ClaimRef { namespace: "ns".into(), name: "usb-stick".into(), uid: "1".into() };
+        Request { peer: "node-2".into(), claim, device: "stick".into() }
+    }
+
+    fn evidence() -> Evidence {
+        let pod = PodRef { namespace: "ns".into(), name: "usb-stick-x".into(), uid: "7".into() };
+        Evidence {
+            claim: Some(Claim { claim: request().claim, allocated: vec![("node-1".into(), "stick".into())] }),
+            pods: vec![Pod { pod, node: Some("node-2".into()), wants: true }],
+            assigned: Some("ns".into()),
+        }
+    }
+
+    fn judge(change: impl FnOnce(&mut Evidence)) -> Verdict {
+        let mut evidence = evidence();
+        change(&mut evidence);
+        authorise(&"node-1".into(), &request(), &evidence)
+    }
+
+    #[test]
+    fn a_request_that_the_api_server_confirms_is_granted() {
+        assert_eq!(judge(|_| {}), Verdict::Grant);
+    }
+
+    #[test]
+    fn any_missing_piece_of_evidence_denies() {
+        type Change = fn(&mut Evidence);
+        let cases: [(&str, Change); 8] = [
+            ("no claim", |e| e.claim = None),
+            ("a claim of another uid", |e| e.claim.as_mut().unwrap().claim.uid = "2".into()),
+            ("not allocated", |e| e.claim.as_mut().unwrap().allocated.clear()),
+            ("allocated to another device", |e| {
+                e.claim.as_mut().unwrap().allocated = vec![("node-1".into(), "key".into())]
+            }),
+            ("allocated on another node", |e| {
+                e.claim.as_mut().unwrap().allocated = vec![("node-3".into(), "stick".into())]
+            }),
+            ("not assigned", |e| e.assigned = None),
+            ("assigned to another namespace", |e| e.assigned = Some("other".into())),
+            ("reserved for a pod elsewhere", |e| e.pods[0].node = Some("node-3".into())),
+        ];
+        for (what, change) in cases {
+            assert!(matches!(judge(change), Verdict::Deny(_)), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_does_not_want_the_device_yet_waits() {
+        assert!(matches!(judge(|e| e.pods[0].wants = false), Verdict::Wait(_)));
+    }
+
+    #[test]
+    fn a_session_without_right_never_stays_and_one_with_right_always_does() {
+        for granting in [false, true] {
+            for contested in [false, true] {
+                for in_session in [false, true] {
+                    for verdict in [
+                        None,
+                        Some(Verdict::Grant),
+                        Some(Verdict::Deny(String::new())),
+                        Some(Verdict::Wait(String::new())),
+                    ] {
+                        let bound = Bound { in_session, granting, verdict: verdict.clone(), contested };
+                        let keeping = keeping(&bound);
+                        if granting || verdict == Some(Verdict::Grant) {
+                            assert_eq!(keeping, Keeping::Keep, "{bound:?}");
+                        } else if in_session && matches!(verdict, Some(Verdict::Deny(_))) {
+                            assert_ne!(keeping, Keeping::Keep, "{bound:?}");
+                        }
+                        if keeping == Keeping::Cut {
+                            assert!(in_session && contested, "{bound:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

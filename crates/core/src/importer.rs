@@ -1,0 +1,374 @@
+//! The importer's planner: what the agent does on the node where devices are used.
+//!
+//! The whole state is read from where it lives: attachment pods from the API server, ports from vhci, devices from sysfs,
+//! what is plugged from QEMU itself. The only memory is the journal's record of which ports are ours, so an agent that was
+//! killed at any moment goes on where it was.
+//!
+//! # States of an attachment that wants its device plugged
+//!
+//! ```text
+//!   remote:  free port --Call--> occupied --(kernel enumerates)--> device --Plug--> in the guest --> Report Plugged
+//!   local:                                                         device --Plug--> in the guest --> Report Plugged
+//! ```
+//!
+//! and backwards, from whatever step it is at, when it no longer wants it or the device is gone: `Unplug`, `Detach`,
+//! `HangUp`, `Report Unplugged`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::conditions::{GuestPort, PluggedState};
+use crate::device::BusAddress;
+use crate::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
+use crate::speed::PortName;
+
+/// What the agent sees of its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Observed {
+    /// Attachment pods of this node, by uid.
+    pub attachments: BTreeMap<Uid, Attachment>,
+    /// Devices plugged into this node that can be used, by the name they are published under.
+    pub local: BTreeMap<DeviceName, BusAddress>,
+    /// vhci ports by name.
+    pub ports: BTreeMap<PortName, Port>,
+    /// Virtual machines of this node whose monitor answers, by the uid of their pod.
+    pub machines: BTreeMap<Uid, Vec<Plugged>>,
+    /// Calls to home agents that are under way, by the uid of the attachment pod; with the home agent's last word.
+    pub calls: BTreeMap<Uid, String>,
+    /// Steps that failed a moment ago and are not to be repeated yet.
+    pub failures: BTreeMap<Step, String>,
+}
+
+/// An attachment pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Attachment {
+    /// The pod.
+    pub pod: PodRef,
+    /// The device, by its object's name.
+    pub device: DeviceName,
+    /// The pod of the virtual machine.
+    pub vm_pod: PodRef,
+    /// It wants the device plugged, and is not being deleted.
+    pub wanted: bool,
+    /// Where its device comes from, once its claims are prepared.
+    pub source: Option<Source>,
+    /// What was reported last.
+    pub reported: Option<PluggedState>,
+    /// It has been on its way for so long that people should be told what it waits for.
+    pub overdue: bool,
+}
+
+/// Where an attachment's device comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// This node.
+    Local {
+        /// The name it is published by.
+        device: DeviceName,
+    },
+    /// Another node, through a port.
+    Remote {
+        /// The name it is published by.
+        device: DeviceName,
+        /// The node it is plugged into.
+        home: NodeName,
+        /// The claim that entitles us to it.
+        claim: ClaimRef,
+        /// The port that is allocated for it.
+        port: PortName,
+    },
+}
+
+/// A vhci port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Port {
+    /// What is behind it; None when it is free.
+    pub occupied: Option<Occupied>,
+    /// Our record: the claim we occupied it for. None when it is not ours.
+    pub record: Option<Uid>,
+}
+
+impl Port {
+    /// It is occupied by us, for this claim.
+    fn holds(&self, claim: &Uid) -> bool {
+        self.occupied.is_some() && self.record.as_ref() == Some(claim)
+    }
+}
+
+/// An occupied port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Occupied {
+    /// The device, once the kernel has enumerated it.
+    pub address: Option<BusAddress>,
+    /// The kernel has tried to enumerate it for longer than it ever takes: a session that broke in that moment leaves the
+    /// port so for minutes (seen on 7.3), and only freeing it helps.
+    pub stuck: bool,
+}
+
+/// A device in a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plugged {
+    /// The device, by its object's name.
+    pub device: DeviceName,
+    /// The device of this node's kernel that was handed over; None when a leftover without one.
+    pub address: Option<BusAddress>,
+    /// Where in the guest; None when a leftover.
+    pub guest: Option<GuestPort>,
+}
+
+/// What can fail, and is then not repeated at once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// Importing for this attachment pod.
+    Call(Uid),
+    /// Plugging for this attachment pod.
+    Plug(Uid),
+    /// Unplugging a device from the machine in this pod.
+    Unplug(Uid, DeviceName),
+    /// Freeing a port.
+    Detach(PortName),
+}
+
+/// One step. All are idempotent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Ask the home agent for the device, attach the session to the port.
+    Call {
+        /// The attachment pod.
+        pod: PodRef,
+        /// Name the device is published by.
+        device: DeviceName,
+        /// Where it is plugged in.
+        home: NodeName,
+        /// The claim that entitles us.
+        claim: ClaimRef,
+        /// The port to attach to.
+        port: PortName,
+    },
+    /// Give up a call.
+    HangUp {
+        /// The attachment pod it was made for.
+        attachment: Uid,
+    },
+    /// Hand the device to QEMU.
+    Plug {
+        /// The attachment pod it is for.
+        attachment: Uid,
+        /// The machine's pod.
+        vm_pod: PodRef,
+        /// The device, by its object's name.
+        device: DeviceName,
+        /// The device of this node's kernel.
+        address: BusAddress,
+    },
+    /// Take the device out of QEMU.
+    Unplug {
+        /// The uid of the machine's pod.
+        vm_pod: Uid,
+        /// The device, by its object's name.
+        device: DeviceName,
+    },
+    /// Free a port of ours.
+    Detach {
+        /// The port.
+        port: PortName,
+    },
+    /// Forget our record of a port that is free and wanted by nobody.
+    Forget {
+        /// The port.
+        port: PortName,
+    },
+    /// Write the `Plugged` condition.
+    Report {
+        /// The attachment pod.
+        pod: PodRef,
+        /// What to say.
+        state: PluggedState,
+    },
+}
+
+/// Decides what to do about `seen`, in order.
+pub fn plan(seen: &Observed) -> Vec<Action> {
+    let mut actions = Vec::new();
+    // What may stay: (machine, device) in guests, ports, calls.
+    let mut kept = Kept::default();
+    for (uid, attachment) in seen.attachments.iter().filter(|(_, a)| a.wanted) {
+        let (step, state) = fulfil(seen, uid, attachment, &mut kept);
+        actions.extend(step);
+        actions.extend(report(attachment, state));
+    }
+    withdraw(seen, &kept, &mut actions);
+    for (uid, attachment) in seen.attachments.iter().filter(|(_, a)| !a.wanted) {
+        if out(seen, uid, attachment) && attachment.reported.is_some() {
+            actions.extend(report(attachment, PluggedState::Unplugged));
+        }
+    }
+    actions
+}
+
+/// What belongs to attachments that want their device.
+#[derive(Default)]
+struct Kept {
+    guests: BTreeSet<(Uid, DeviceName)>,
+    ports: BTreeSet<PortName>,
+    calls: BTreeSet<Uid>,
+}
+
+/// The next step of an attachment that wants its device, and what to say of it.
+fn fulfil(seen: &Observed, uid: &Uid, attachment: &Attachment, kept: &mut Kept) -> (Option<Action>, PluggedState) {
+    let waiting = |text: &str| PluggedState::Waiting(text.to_owned());
+    let machine = seen.machines.get(&attachment.vm_pod.uid);
+    let plugged = machine.and_then(|m| m.iter().find(|p| p.device == attachment.device));
+    let Some(source) = &attachment.source else {
+        return (None, waiting("waiting for the kubelet to prepare its claims"));
+    };
+    if let Source::Remote { port, claim, .. } = source {
+        kept.ports.insert(*port);
+        // A session that another call has brought, for the same claim, makes this one needless.
+        if !seen.ports.get(port).is_some_and(|p| p.holds(&claim.uid)) {
+            kept.calls.insert(uid.clone());
+        }
+    }
+    let address = match locate(seen, uid, attachment, source) {
+        Located::At(address) => address,
+        Located::Missing(step, state) => return (step, state),
+    };
+    if machine.is_none() {
+        return (None, waiting("waiting for the virtual machine to open its monitor"));
+    }
+    match plugged {
+        Some(Plugged { address: Some(there), guest: Some(guest), .. }) if *there == address => {
+            kept.guests.insert((attachment.vm_pod.uid.clone(), attachment.device.clone()));
+            (None, PluggedState::Plugged(guest.clone()))
+        }
+        Some(_) => (None, waiting("taking the device's former incarnation out of the guest")),
+        // A device that stays where it is when it changes hands is in the former guest until that one has let go.
+        None if seen.machines.values().flatten().any(|p| p.address == Some(address)) => {
+            (None, waiting("taking the device out of the guest that had it before"))
+        }
+        None => match seen.failures.get(&Step::Plug(uid.clone())) {
+            Some(why) => (None, PluggedState::Failed(why.clone())),
+            None => {
+                let plug = Action::Plug {
+                    attachment: uid.clone(),
+                    vm_pod: attachment.vm_pod.clone(),
+                    device: attachment.device.clone(),
+                    address,
+                };
+                (Some(plug), waiting("plugging into the guest"))
+            }
+        },
+    }
+}
+
+/// Whether this node's kernel has an attachment's device.
+#[expect(clippy::large_enum_variant, reason = "made one at a time, and taken apart at once")]
+enum Located {
+    At(BusAddress),
+    Missing(Option<Action>, PluggedState),
+}
+
+fn locate(seen: &Observed, uid: &Uid, attachment: &Attachment, source: &Source) -> Located {
+    let missing = |text: String| Located::Missing(None, PluggedState::Waiting(text));
+    let (device, home, claim, port) = match source {
+        Source::Local { device } => {
+            return match seen.local.get(device) {
+                Some(address) => Located::At(*address),
+                None => missing("the device is absent on this node".to_owned()),
+            };
+        }
+        Source::Remote { device, home, claim, port } => (device, home, claim, port),
+    };
+    let Some(state) = seen.ports.get(port) else {
+        return missing(format!("port {port} is not there: load the kernel module vhci-hcd (modprobe vhci-hcd)"));
+    };
+    match (&state.occupied, &state.record) {
+        (Some(occupied), Some(record)) if *record == claim.uid => match occupied.address {
+            Some(address) => Located::At(address),
+            None if occupied.stuck && !seen.failures.contains_key(&Step::Detach(*port)) => Located::Missing(
+                Some(Action::Detach { port: *port }),
+                PluggedState::Waiting("the device does not come up: calling for it again".to_owned()),
+            ),
+            None => missing("the kernel is enumerating the device".to_owned()),
+        },
+        (Some(_), Some(_)) => missing(format!("port {port} is being freed")),
+        (Some(_), None) => {
+            missing(format!("port {port} is used by something else on this node (see usbip port): free it"))
+        }
+        // A call goes on while the plan is carried out: it must not write its record before the old one is forgotten.
+        (None, Some(record)) if *record != claim.uid => missing(format!("port {port} is being freed")),
+        (None, _) => {
+            if let Some(word) = seen.calls.get(uid) {
+                return missing(word.clone());
+            }
+            if let Some(why) = seen.failures.get(&Step::Call(uid.clone())) {
+                return Located::Missing(None, PluggedState::Failed(why.clone()));
+            }
+            let call = Action::Call {
+                pod: attachment.pod.clone(),
+                device: device.clone(),
+                home: home.clone(),
+                claim: claim.clone(),
+                port: *port,
+            };
+            Located::Missing(Some(call), PluggedState::Waiting(format!("asking node {home} for the device")))
+        }
+    }
+}
+
+/// Takes back what no attachment wants: calls first, then out of guests, then ports.
+fn withdraw(seen: &Observed, kept: &Kept, actions: &mut Vec<Action>) {
+    for uid in seen.calls.keys().filter(|uid| !kept.calls.contains(*uid)) {
+        actions.push(Action::HangUp { attachment: uid.clone() });
+    }
+    let mut in_guest: BTreeSet<BusAddress> = BTreeSet::new();
+    for (vm_pod, plugged) in &seen.machines {
+        for item in plugged.iter().filter(|p| !kept.guests.contains(&(vm_pod.clone(), p.device.clone()))) {
+            // A machine that does not let go must not keep the port: after a failed try the port is freed under it.
+            if !seen.failures.contains_key(&Step::Unplug(vm_pod.clone(), item.device.clone())) {
+                actions.push(Action::Unplug { vm_pod: vm_pod.clone(), device: item.device.clone() });
+                in_guest.extend(item.address);
+            }
+        }
+    }
+    for (name, port) in &seen.ports {
+        let claims_port = |a: &Attachment| match &a.source {
+            Some(Source::Remote { port, claim, .. }) if a.wanted && port == name => Some(claim.uid.clone()),
+            _ => None,
+        };
+        let wanted_by = seen.attachments.values().find_map(claims_port).filter(|_| kept.ports.contains(name));
+        if port.record.is_none() || wanted_by == port.record {
+            continue;
+        }
+        match &port.occupied {
+            None => actions.push(Action::Forget { port: *name }),
+            Some(o) if o.address.is_some_and(|a| in_guest.contains(&a)) => {}
+            Some(_) if seen.failures.contains_key(&Step::Detach(*name)) => {}
+            Some(_) => actions.push(Action::Detach { port: *name }),
+        }
+    }
+}
+
+/// Whether nothing is left of an attachment that no longer wants its device.
+fn out(seen: &Observed, uid: &Uid, attachment: &Attachment) -> bool {
+    let in_guest =
+        seen.machines.get(&attachment.vm_pod.uid).is_some_and(|m| m.iter().any(|p| p.device == attachment.device));
+    let on_port = match &attachment.source {
+        Some(Source::Remote { port, claim, .. }) => seen.ports.get(port).is_some_and(|p| p.holds(&claim.uid)),
+        _ => false,
+    };
+    !in_guest && !on_port && !seen.calls.contains_key(uid)
+}
+
+/// The report of `state`, if it says anything new. Steps that are merely under way are reported only when they take long, or
+/// when the device has just left the guest: the API server is told of results and of waits, not of each step.
+fn report(attachment: &Attachment, state: PluggedState) -> Option<Action> {
+    if attachment.reported.as_ref() == Some(&state) {
+        return None;
+    }
+    let falls = matches!(attachment.reported, Some(PluggedState::Plugged(_)));
+    let quiet = matches!(state, PluggedState::Waiting(_)) && !falls && !attachment.overdue;
+    (!quiet).then(|| Action::Report { pod: attachment.pod.clone(), state })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+use super::*;
+
+const ADDRESS: BusAddress = BusAddress { bus: 3, device: 2 };
+
+fn claim() -> ClaimRef {
+    ClaimRef { namespace: "ns".into(), name: "usb-stick".into(), uid: "claim-uid".into() }
+}
+
+fn port() -> PortName {
+    "usb3-0".parse().unwrap()
+}
+
+fn guest() -> GuestPort {
+    GuestPort { bus: 0, port: "1".to_owned() }
+}
+
+fn pod(name: &str) -> PodRef {
+    PodRef { namespace: "ns".into(), name: name.into(), uid: Uid::new(format!("{name}-uid")) }
+}
+
+fn remote() -> Source {
+    Source::Remote { device: "stick".into(), home: "node-1".into(), claim: claim(), port: port() }
+}
+
+/// A node with one machine, one port and one attachment that wants the stick.
+fn world(source: Source) -> Observed {
+    let attachment = Attachment {
+        pod: pod("attachment"),
+        device: "stick".into(),
+        vm_pod: pod("vm"),
+        wanted: true,
+        source: Some(source),
+        reported: None,
+        overdue: false,
+    };
+    Observed {
+        attachments: BTreeMap::from([(attachment.pod.uid.clone(), attachment)]),
+        ports: BTreeMap::from([(port(), Port { occupied: None, record: None })]),
+        machines: BTreeMap::from([(pod("vm").uid, Vec::new())]),
+        ..Observed::default()
+    }
+}
+
+fn attachment(seen: &mut Observed) -> &mut Attachment {
+    seen.attachments.values_mut().next().unwrap()
+}
+
+fn occupy(seen: &mut Observed, address: Option<BusAddress>) {
+    seen.ports.insert(port(), Port { occupied: Some(Occupied { address, stuck: false }), record: Some(claim().uid) });
+}
+
+fn put_into_guest(seen: &mut Observed, address: BusAddress) {
+    let item = Plugged { device: "stick".into(), address: Some(address), guest: Some(guest()) };
+    seen.machines.insert(pod("vm").uid, vec![item]);
+}
+
+/// Does to the world what the shell and the kernel would do.
+fn perform(seen: &mut Observed, action: &Action) {
+    match action {
+        Action::Call { .. } => occupy(seen, Some(ADDRESS)),
+        Action::HangUp { attachment } => {
+            seen.calls.remove(attachment);
+        }
+        Action::Plug { address, .. } => put_into_guest(seen, *address),
+        Action::Unplug { vm_pod, device } => seen.machines.get_mut(vm_pod).unwrap().retain(|p| p.device != *device),
+        Action::Detach { port } => seen.ports.get_mut(port).unwrap().occupied = None,
+        Action::Forget { port } => seen.ports.get_mut(port).unwrap().record = None,
+        Action::Report { pod, state } => seen.attachments.get_mut(&pod.uid).unwrap().reported = Some(state.clone()),
+    }
+}
+
+/// Runs to rest; the number of actions is bounded, so a plan that runs in circles fails.
+fn settle(seen: &mut Observed) -> Vec<Action> {
+    let mut done = Vec::new();
+    loop {
+        let actions = plan(seen);
+        if actions.is_empty() {
+            return done;
+        }
+        assert!(done.len() < 20, "no rest: {done:?}");
+        for action in actions {
+            perform(seen, &action);
+            done.push(action);
+        }
+    }
+}
+
+#[test]
+fn a_remote_device_is_called_attached_plugged_and_reported() {
+    let mut seen = world(remote());
+    let done = settle(&mut seen);
+    assert!(
+        matches!(
+            done.as_slice(),
+            [
+                Action::Call { .. },
+                Action::Plug { address: ADDRESS, .. },
+                Action::Report { state: PluggedState::Plugged(_), .. }
+            ]
+        ),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn a_local_device_needs_no_port_and_no_call() {
+    let mut seen = world(Source::Local { device: "stick".into() });
+    seen.local.insert("stick".into(), ADDRESS);
+    seen.ports.clear();
+    let done = settle(&mut seen);
+    assert!(matches!(done.as_slice(), [Action::Plug { .. }, Action::Report { .. }]), "{done:?}");
+}
+
+#[test]
+fn nothing_happens_before_the_claims_are_prepared() {
+    let mut seen = world(remote());
+    attachment(&mut seen).source = None;
+    assert_eq!(plan(&seen), []);
+}
+
+#[test]
+fn detaching_unplugs_then_frees_the_port_then_reports() {
+    let mut seen = world(remote());
+    settle(&mut seen);
+    attachment(&mut seen).wanted = false;
+    let done = settle(&mut seen);
+    assert!(
+        matches!(
+            done.as_slice(),
+            [
+                Action::Unplug { .. },
+                Action::Detach { .. },
+                Action::Forget { .. },
+                Action::Report { state: PluggedState::Unplugged, .. }
+            ] | [
+                Action::Unplug { .. },
+                Action::Detach { .. },
+                Action::Report { state: PluggedState::Unplugged, .. },
+                Action::Forget { .. }
+            ]
+        ),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn an_attachment_pod_that_is_gone_leaves_nothing_behind() {
+    let mut seen = world(remote());
+    settle(&mut seen);
+    seen.attachments.clear();
+    settle(&mut seen);
+    assert_eq!(seen.ports[&port()], Port { occupied: None, record: None });
+    assert_eq!(seen.machines[&pod("vm").uid], []);
+}
+
+#[test]
+fn a_device_that_vanished_is_taken_out_of_qemu_and_called_again() {
+    let mut seen = world(remote());
+    settle(&mut seen);
+    seen.ports.get_mut(&port()).unwrap().occupied = None;
+    let first = plan(&seen);
+    assert!(first.iter().any(|a| matches!(a, Action::Unplug { .. })), "{first:?}");
+    assert!(first.iter().any(|a| matches!(a, Action::Call { .. })), "{first:?}");
+    assert!(first.iter().any(|a| matches!(a, Action::Report { state: PluggedState::Waiting(_), .. })), "{first:?}");
+    settle(&mut seen);
+    assert_eq!(attachment(&mut seen).reported, Some(PluggedState::Plugged(guest())));
+}
+
+#[test]
+fn a_device_that_was_enumerated_anew_is_plugged_anew() {
+    let mut seen = world(remote());
+    settle(&mut seen);
+    occupy(&mut seen, Some(BusAddress { bus: 3, device: 9 }));
+    let done = settle(&mut seen);
+    assert!(matches!(done.first(), Some(Action::Report { .. } | Action::Unplug { .. })), "{done:?}");
+    assert_eq!(seen.machines[&pod("vm").uid][0].address, Some(BusAddress { bus: 3, device: 9 }));
+}
+
+#[test]
+fn an_agent_that_starts_again_adopts_what_it_finds() {
+    let mut seen = world(remote());
+    occupy(&mut seen, Some(ADDRESS));
+    put_into_guest(&mut seen, ADDRESS);
+    let done = settle(&mut seen);
+    assert!(matches!(done.as_slice(), [Action::Report { state: PluggedState::Plugged(_), .. }]), "{done:?}");
+}
+
+#[test]
+fn ports_of_somebody_else_are_left_alone() {
+    let mut seen = world(remote());
+    seen.ports.insert(port(), Port { occupied: Some(Occupied { address: Some(ADDRESS), stuck: false }), record: None });
+    attachment(&mut seen).overdue = true;
+    let actions = plan(&seen);
+    assert!(
+        matches!(actions.as_slice(), [Action::Report { state: PluggedState::Waiting(text), .. }] if text.contains("usbip port")),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn a_call_that_nobody_wants_is_given_up() {
+    let mut seen = world(remote());
+    seen.calls.insert(pod("attachment").uid, "in use".to_owned());
+    attachment(&mut seen).wanted = false;
+    assert!(matches!(plan(&seen).as_slice(), [Action::HangUp { .. }]));
+}
+
+#[test]
+fn a_failed_step_is_told_and_not_repeated_until_its_time() {
+    let mut seen = world(remote());
+    let uid = pod("attachment").uid;
+    seen.failures.insert(Step::Call(uid), "node-1: connection refused".to_owned());
+    let actions = plan(&seen);
+    assert!(matches!(actions.as_slice(), [Action::Report { state: PluggedState::Failed(_), .. }]), "{actions:?}");
+}
+
+#[test]
+fn a_machine_that_does_not_let_go_does_not_keep_the_port() {
+    let mut seen = world(remote());
+    settle(&mut seen);
+    attachment(&mut seen).wanted = false;
+    seen.failures.insert(Step::Unplug(pod("vm").uid, "stick".into()), "no answer".to_owned());
+    assert!(plan(&seen).iter().any(|a| matches!(a, Action::Detach { .. })));
+}
+
+#[test]
+fn a_machine_that_started_again_gets_its_device_again() {
+    let mut seen = world(remote());
+    settle(&mut seen);
+    seen.machines.insert(pod("vm").uid, Vec::new());
+    let done = settle(&mut seen);
+    assert!(done.iter().any(|a| matches!(a, Action::Plug { .. })), "{done:?}");
+    assert_eq!(attachment(&mut seen).reported, Some(PluggedState::Plugged(guest())));
+}
+
+#[test]
+fn a_port_on_which_no_device_comes_up_is_freed_and_called_for_again() {
+    let mut seen = world(remote());
+    let occupied = Some(Occupied { address: None, stuck: true });
+    seen.ports.insert(port(), Port { occupied, record: Some(claim().uid) });
+    let done = settle(&mut seen);
+    assert!(
+        matches!(
+            done.as_slice(),
+            [Action::Detach { .. }, Action::Call { .. }, Action::Plug { .. }, Action::Report { .. }]
+        ),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn a_call_waits_until_the_record_of_the_former_claim_is_forgotten() {
+    let mut seen = world(remote());
+    seen.ports.insert(port(), Port { occupied: None, record: Some("former-claim".into()) });
+    assert_eq!(plan(&seen), [Action::Forget { port: port() }], "the call would write a record that is then forgotten");
+    settle(&mut seen);
+    assert_eq!(attachment(&mut seen).reported, Some(PluggedState::Plugged(guest())));
+}
+
+#[test]
+fn a_device_that_changes_hands_on_one_node_leaves_the_first_guest_before_it_enters_the_second() {
+    let mut seen = world(Source::Local { device: "stick".into() });
+    seen.local.insert("stick".into(), ADDRESS);
+    let item = Plugged { device: "stick".into(), address: Some(ADDRESS), guest: Some(guest()) };
+    seen.machines.insert(pod("former-vm").uid, vec![item]);
+    let done = settle(&mut seen);
+    assert!(matches!(done.as_slice(), [Action::Unplug { .. }, Action::Plug { .. }, Action::Report { .. }]), "{done:?}");
+}
+
+#[test]
+fn a_call_that_another_one_has_made_needless_is_given_up() {
+    let mut seen = world(remote());
+    settle(&mut seen);
+    let uid = pod("attachment").uid;
+    seen.calls.insert(uid.clone(), "in use".to_owned());
+    assert_eq!(plan(&seen), [Action::HangUp { attachment: uid }]);
+}

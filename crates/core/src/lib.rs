@@ -1,0 +1,26 @@
+//! Patchbay's decisions.
+//!
+//! Everything the system decides is here, as functions from what was seen to what shall be done: synchronous, without
+//! I/O, clock or randomness. The shells (`crates/patchbay`) look, call a planner, do what it says and report.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`identity`] | which name a device has, through ports, nodes and twins |
+//! | [`conditions`] | what people read about a device |
+//! | [`controller`] | what the controller writes, from all that the API server knows |
+//! | [`importer`] | what the agent does on the node where a device is used |
+//! | [`home`] | who may have a device, and when it goes back to its host driver |
+//!
+//! The vocabulary ([`names`], [`device`], [`speed`]) makes illegal values unwritable: text is parsed once, at the edge.
+
+pub mod conditions;
+pub mod controller;
+pub mod device;
+pub mod home;
+pub mod identity;
+pub mod importer;
+pub mod names;
+pub mod speed;
+
+/// The DRA driver's name, and the prefix of every label, annotation and condition of ours.
+pub const DRIVER: &str = "usb.virtualization.deckhouse.io";

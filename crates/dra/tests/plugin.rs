@@ -1,0 +1,402 @@
+//! The plugin as a kubelet sees it: over the sockets, with claims from an API.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking"
+)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use patchbay_dra::proto::dra::dra_plugin_client::DraPluginClient;
+use patchbay_dra::proto::registration::registration_client::RegistrationClient;
+use patchbay_dra::proto::registration::{InfoRequest, RegistrationStatus};
+use patchbay_dra::proto::{dra, health_v1, health_v1alpha1};
+use patchbay_dra::{
+    AllocatedClaim, BoxFuture, ClaimRef, DeviceHealth, Driver, DriverError, HealthState, Journal, Plugin, Prepared,
+    Record, Registration, State,
+};
+use serde_json::{Value, json};
+use support::{DEADLINE, FakeApi, eventually, reaches};
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+
+const DRIVER: &str = "dra.example.com";
+
+/// Notes what it is asked; claims named `stuck` wait until the gate opens.
+struct TestDriver {
+    calls: Mutex<Vec<String>>,
+    gate: watch::Sender<bool>,
+}
+
+impl TestDriver {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { calls: Mutex::default(), gate: watch::channel(false).0 })
+    }
+
+    fn note(&self, call: String) {
+        self.calls.lock().unwrap().push(call);
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Driver for TestDriver {
+    fn prepare<'a>(&'a self, claim: &'a AllocatedClaim) -> BoxFuture<'a, Result<Prepared, DriverError>> {
+        Box::pin(async move {
+            let devices: Vec<_> = claim.devices.iter().map(|d| d.device.as_str()).collect();
+            self.note(format!("prepare {} {}", claim.name, devices.join(",")));
+            match claim.name.as_str() {
+                "stuck" => {
+                    let mut gate = self.gate.subscribe();
+                    gate.wait_for(|open| *open).await.unwrap();
+                }
+                "broken" => return Err("no such cable: plug it in".into()),
+                "crashing" => panic!("as told"),
+                _ => {}
+            }
+            let answer = |device: &patchbay_dra::AllocatedDevice| {
+                device.prepared(vec![format!("{DRIVER}/device={}", device.device)])
+            };
+            Ok(Prepared {
+                devices: claim.devices.iter().map(answer).collect(),
+                data: Some(json!({"labels": claim.labels})),
+            })
+        })
+    }
+
+    fn unprepare<'a>(
+        &'a self,
+        claim: &'a ClaimRef,
+        record: Option<&'a Record>,
+    ) -> BoxFuture<'a, Result<(), DriverError>> {
+        Box::pin(async move {
+            let known = if record.is_some() { "known" } else { "unknown" };
+            self.note(format!("unprepare {} {known}", claim.name));
+            Ok(())
+        })
+    }
+}
+
+/// One node: kubelet folder, API, driver, and the plugin served.
+struct Node {
+    root: tempfile::TempDir,
+    api: FakeApi,
+    driver: Arc<TestDriver>,
+    journal: Journal,
+    plugin: Plugin,
+}
+
+impl Node {
+    async fn start() -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), FakeApi::new(), Duration::from_secs(20)).await
+    }
+
+    async fn start_with(root: tempfile::TempDir, api: FakeApi, deadline: Duration) -> Self {
+        let driver = TestDriver::new();
+        let file = root.path().join("plugins").join(DRIVER).join("journal.json");
+        let journal = Journal::open(file).await;
+        let plugin = Plugin::builder(DRIVER, root.path(), api.client(), journal.clone())
+            .deadlines(deadline, Duration::from_secs(5))
+            .serve(driver.clone())
+            .await
+            .unwrap();
+        Self { root, api, driver, journal, plugin }
+    }
+
+    fn add_claim(&self, name: &str, uid: &str, device: &str) {
+        self.api.put("resourceclaims", claim(name, uid, device));
+    }
+
+    fn kubelet(&self) -> Kubelet {
+        Kubelet(DraPluginClient::new(connect(&self.socket())))
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.root.path().join("plugins").join(DRIVER).join("dra.sock")
+    }
+
+    fn registration_socket(&self) -> std::path::PathBuf {
+        let name = format!("{DRIVER}-reg.sock");
+        self.root.path().join("plugins_registry").join(name)
+    }
+}
+
+fn claim(name: &str, uid: &str, device: &str) -> Value {
+    json!({
+        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": {"namespace": "ns", "name": name, "uid": uid, "labels": {"a": "b"}},
+        "spec": {},
+        "status": {"allocation": {"devices": {"results": [
+            {"driver": DRIVER, "pool": "pool", "device": device, "request": "port/fast"},
+            {"driver": "other.example.com", "pool": "p", "device": "d", "request": "gpu"},
+        ]}}},
+    })
+}
+
+fn connect(socket: &Path) -> Channel {
+    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect_lazy()
+}
+
+#[derive(Clone)]
+struct Kubelet(DraPluginClient<Channel>);
+
+impl Kubelet {
+    /// Answers by uid, or the error.
+    async fn prepare(&self, claims: &[(&str, &str)]) -> Vec<(String, Result<Vec<dra::Device>, String>)> {
+        let request = dra::NodePrepareResourcesRequest { claims: messages(claims) };
+        let mut client = self.0.clone();
+        let answer = client.node_prepare_resources(request);
+        let answer = tokio::time::timeout(DEADLINE, answer).await.unwrap();
+        let claims = answer.unwrap().into_inner().claims.into_iter();
+        claims
+            .map(|(uid, answer)| match answer.error.as_str() {
+                "" => (uid, Ok(answer.devices)),
+                error => (uid, Err(error.to_owned())),
+            })
+            .collect()
+    }
+
+    async fn prepare_one(&self, name: &str, uid: &str) -> Result<Vec<dra::Device>, String> {
+        let mut answers = self.prepare(&[(name, uid)]).await;
+        assert_eq!(answers.len(), 1);
+        let (answered, answer) = answers.remove(0);
+        assert_eq!(answered, uid);
+        answer
+    }
+
+    async fn unprepare(&self, name: &str, uid: &str) -> String {
+        let request = dra::NodeUnprepareResourcesRequest { claims: messages(&[(name, uid)]) };
+        let mut client = self.0.clone();
+        let answer = client.node_unprepare_resources(request);
+        let answer = tokio::time::timeout(DEADLINE, answer).await.unwrap();
+        answer.unwrap().into_inner().claims[uid].error.clone()
+    }
+}
+
+fn messages(claims: &[(&str, &str)]) -> Vec<dra::Claim> {
+    claims
+        .iter()
+        .map(|(name, uid)| dra::Claim { namespace: "ns".into(), name: (*name).into(), uid: (*uid).into() })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_kubelet_finds_the_plugin_and_says_what_it_thinks_of_it() {
+    let node = Node::start().await;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(node.socket().parent().unwrap()), 0o750);
+    assert_eq!(mode(&node.socket()), 0o600);
+    assert_eq!(mode(&node.registration_socket()), 0o600);
+
+    let mut kubelet = RegistrationClient::new(connect(&node.registration_socket()));
+    let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
+    assert_eq!((info.r#type.as_str(), info.name.as_str()), ("DRAPlugin", DRIVER));
+    assert_eq!(info.endpoint, node.socket().to_string_lossy());
+    assert_eq!(info.supported_versions, ["v1.DRAPlugin"]);
+
+    let mut registration = node.plugin.registration();
+    assert_eq!(*registration.borrow(), Registration::Pending);
+    for (registered, error, expected) in
+        [(false, "too old", Registration::Refused("too old".into())), (true, "", Registration::Registered)]
+    {
+        let status = RegistrationStatus { plugin_registered: registered, error: error.into() };
+        kubelet.notify_registration_status(status).await.unwrap();
+        reaches(&mut registration, |state| *state == expected).await;
+    }
+
+    let (socket, register) = (node.socket(), node.registration_socket());
+    node.plugin.stop().await;
+    assert!(!socket.exists() && !register.exists());
+}
+
+#[tokio::test]
+async fn a_driver_name_the_api_would_refuse_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = Journal::open(root.path().join("journal.json")).await;
+    for name in ["", "Upper.example.com", "a..b", &"x".repeat(64)] {
+        let plugin = Plugin::builder(name, root.path(), FakeApi::new().client(), journal.clone());
+        let error = plugin.serve(TestDriver::new()).await.unwrap_err();
+        assert!(error.to_string().contains("DNS name"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_is_prepared_once_however_often_the_kubelet_asks() {
+    let node = Node::start().await;
+    node.add_claim("c", "u1", "d1");
+    let kubelet = node.kubelet();
+    let first = kubelet.prepare_one("c", "u1").await.unwrap();
+    assert_eq!(
+        first,
+        [dra::Device {
+            request_names: vec!["port".into()],
+            pool_name: "pool".into(),
+            device_name: "d1".into(),
+            cdi_device_ids: vec!["dra.example.com/device=d1".into()],
+            share_id: None,
+        }]
+    );
+    assert_eq!(kubelet.prepare_one("c", "u1").await.unwrap(), first);
+    assert_eq!(node.driver.calls(), ["prepare c d1"]);
+    let records = node.journal.records();
+    assert_eq!(records.get("u1").unwrap().data, json!({"labels": {"a": "b"}}));
+
+    assert_eq!(kubelet.unprepare("c", "u1").await, "");
+    assert_eq!(kubelet.unprepare("c", "u1").await, "");
+    assert_eq!(node.driver.calls()[1..], ["unprepare c known", "unprepare c unknown"]);
+    assert_eq!(node.journal.records().iter().count(), 0);
+}
+
+#[tokio::test]
+async fn every_claim_asked_is_answered_and_errors_are_in_words() {
+    let node = Node::start().await;
+    node.add_claim("good", "u1", "d1");
+    node.add_claim("remade", "u2-new", "d2");
+    node.add_claim("broken", "u4", "d4");
+    node.add_claim("crashing", "u5", "d5");
+    let asked = [("good", "u1"), ("remade", "u2"), ("absent", "u3"), ("broken", "u4"), ("crashing", "u5")];
+    let answers = node.kubelet().prepare(&asked).await;
+    let uids: Vec<_> = answers.iter().map(|(uid, _)| uid.as_str()).collect();
+    assert_eq!(uids, ["u1", "u2", "u3", "u4", "u5"]);
+    assert!(answers[0].1.is_ok());
+    for (index, words) in [
+        (1, "its uid is u2-new, the kubelet asked for u2"),
+        (2, "resource claim ns/absent does not exist"),
+        (3, "no such cable: plug it in"),
+        (4, "failed internally"),
+    ] {
+        let error = answers[index].1.as_ref().unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    let mut calls = node.driver.calls();
+    calls.sort();
+    assert_eq!(calls, ["prepare broken d4", "prepare crashing d5", "prepare good d1"]);
+}
+
+#[tokio::test]
+async fn a_slow_claim_delays_nobody_but_itself() {
+    let node = Node::start().await;
+    node.add_claim("stuck", "u1", "d1");
+    node.add_claim("quick", "u2", "d2");
+    let kubelet = node.kubelet();
+    let slow = tokio::spawn({
+        let kubelet = kubelet.clone();
+        async move { kubelet.prepare_one("stuck", "u1").await }
+    });
+    eventually("the slow claim is being prepared", || !node.driver.calls().is_empty()).await;
+    let undo = tokio::spawn({
+        let kubelet = kubelet.clone();
+        async move { kubelet.unprepare("stuck", "u1").await }
+    });
+    kubelet.prepare_one("quick", "u2").await.unwrap();
+    assert_eq!(kubelet.unprepare("quick", "u2").await, "");
+    assert!(!slow.is_finished() && !undo.is_finished());
+    node.driver.gate.send_replace(true);
+    slow.await.unwrap().unwrap();
+    assert_eq!(undo.await.unwrap(), "");
+    assert_eq!(
+        node.driver.calls(),
+        ["prepare stuck d1", "prepare quick d2", "unprepare quick known", "unprepare stuck known"]
+    );
+}
+
+#[tokio::test]
+async fn work_cut_off_in_the_middle_is_found_and_done_again() {
+    let node = Node::start_with(tempfile::tempdir().unwrap(), FakeApi::new(), Duration::from_millis(300)).await;
+    node.add_claim("stuck", "u1", "d1");
+    let error = node.kubelet().prepare_one("stuck", "u1").await.unwrap_err();
+    assert!(error.starts_with("not finished within"), "{error}");
+    assert_eq!(node.driver.calls(), ["prepare stuck d1"]);
+    // The process is gone without a word; the next one starts on the same folder.
+    let Node { root, api, plugin, journal, .. } = node;
+    drop((plugin, journal));
+    let node = Node::start_with(root, api, Duration::from_secs(20)).await;
+    let found = node.journal.records();
+    let states: Vec<_> = found.unfinished().map(|(uid, r)| (uid, r.state)).collect();
+    assert_eq!(states, [("u1", State::Preparing)]);
+    assert_eq!(found.get("u1").unwrap().allocated[0].device, "d1");
+    node.driver.gate.send_replace(true);
+    node.kubelet().prepare_one("stuck", "u1").await.unwrap();
+    assert_eq!(node.driver.calls(), ["prepare stuck d1"]);
+    assert_eq!(node.journal.records().prepared().count(), 1);
+}
+
+#[tokio::test]
+async fn a_prepared_claim_needs_no_api_and_a_new_one_says_that_it_does() {
+    let node = Node::start().await;
+    node.add_claim("c", "u1", "d1");
+    let kubelet = node.kubelet();
+    let first = kubelet.prepare_one("c", "u1").await.unwrap();
+    node.api.set_down(true);
+    assert_eq!(kubelet.prepare_one("c", "u1").await.unwrap(), first);
+    let error = kubelet.prepare_one("new", "u2").await.unwrap_err();
+    assert!(error.contains("ns/new could not be read"), "{error}");
+    assert_eq!(kubelet.unprepare("c", "u1").await, "");
+    assert_eq!(node.driver.calls(), ["prepare c d1", "unprepare c known"]);
+}
+
+#[tokio::test]
+async fn a_claim_that_was_allocated_anew_is_undone_first() {
+    let node = Node::start().await;
+    node.add_claim("c", "u1", "d1");
+    let kubelet = node.kubelet();
+    kubelet.prepare_one("c", "u1").await.unwrap();
+    node.add_claim("c", "u1", "d2");
+    let devices = kubelet.prepare_one("c", "u1").await.unwrap();
+    assert_eq!(devices[0].device_name, "d2");
+    assert_eq!(node.driver.calls(), ["prepare c d1", "unprepare c known", "prepare c d2"]);
+    let records = node.journal.records();
+    assert_eq!(records.get("u1").unwrap().allocated[0].device, "d2");
+}
+
+#[tokio::test]
+async fn health_reaches_kubelets_of_both_versions_and_does_not_hold_up_the_stop() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = Journal::open(root.path().join("journal.json")).await;
+    let (report, health) = watch::channel(Vec::new());
+    let plugin = Plugin::builder(DRIVER, root.path(), FakeApi::new().client(), journal)
+        .health(health)
+        .serve(TestDriver::new())
+        .await
+        .unwrap();
+    let registry = root.path().join("plugins_registry").join(format!("{DRIVER}-reg.sock"));
+    let mut kubelet = RegistrationClient::new(connect(&registry));
+    let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(info.supported_versions, ["v1.DRAPlugin", "v1alpha1.DRAResourceHealth", "v1.DRAResourceHealth"]);
+
+    let channel = connect(&root.path().join("plugins").join(DRIVER).join("dra.sock"));
+    let request = health_v1alpha1::NodeWatchResourcesRequest {};
+    let mut old = health_v1alpha1::dra_resource_health_client::DraResourceHealthClient::new(channel.clone());
+    let mut new = health_v1::dra_resource_health_client::DraResourceHealthClient::new(channel);
+    let mut old = old.node_watch_resources(request).await.unwrap().into_inner();
+    let mut new = new.node_watch_resources(request).await.unwrap().into_inner();
+    for stream in [&mut old, &mut new] {
+        assert!(stream.message().await.unwrap().unwrap().devices.is_empty());
+    }
+    report.send_replace(vec![DeviceHealth {
+        pool: "pool".into(),
+        device: "d1".into(),
+        state: HealthState::Unhealthy,
+        message: "unplugged".into(),
+    }]);
+    for stream in [&mut old, &mut new] {
+        let device = stream.message().await.unwrap().unwrap().devices.remove(0);
+        assert_eq!(device.health(), health_v1alpha1::HealthStatus::Unhealthy);
+        assert_eq!(device.device.unwrap().device_name, "d1");
+        assert_eq!(device.message, "unplugged");
+        assert!(device.last_updated_time > 1_600_000_000);
+    }
+    tokio::time::timeout(Duration::from_secs(5), plugin.stop()).await.unwrap();
+    assert!(old.message().await.is_ok_and(|end| end.is_none()));
+}

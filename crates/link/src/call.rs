@@ -1,0 +1,118 @@
+//! The importer's side of a call.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::exchange::{Answer, FrameError, Granted, Import, Request, frame};
+use crate::identity::{Identity, server_name};
+use crate::listener::node_of_peer;
+use crate::records::Records;
+use crate::session::Session;
+use crate::{LinkError, Timing, tcp};
+
+/// Calls the agent of the home node and asks for a device; returns when it is granted, however long that takes.
+///
+/// `on_wait` gets every reason for waiting, repetitions included. The socket that comes back is in TLS by the kernel and
+/// blocks: give it to `vhci_hcd`. To give up, drop the future; the home agent notices at once.
+///
+/// # Errors
+/// [`LinkError`]: the home agent cannot be reached, is not `expected_node`, refuses ([`LinkError::Denied`]), or goes silent for
+/// 30 s; or this node's kernel has no TLS.
+pub async fn call(
+    address: SocketAddr,
+    expected_node: &str,
+    identity: &Identity,
+    request: Import,
+    on_wait: impl FnMut(String),
+) -> Result<(Granted, OwnedFd), LinkError> {
+    let (granted, session) = dial(address, expected_node, identity, request, on_wait, Timing::default()).await?;
+    Ok((granted, session.into_kernel()?))
+}
+
+/// A call up to the point where the kernel takes over.
+pub(crate) async fn dial(
+    peer: SocketAddr,
+    node: &str,
+    identity: &Identity,
+    request: Import,
+    mut on_wait: impl FnMut(String),
+    timing: Timing,
+) -> Result<(Granted, Session), LinkError> {
+    let request =
+        frame(&Request::of(request)).map_err(|error| LinkError::Protocol { peer, what: error.to_string() })?;
+    let mut stream = timeout(timing.handshake, connect(peer, node, identity))
+        .await
+        .unwrap_or(Err(LinkError::Slow { peer, step: "shaking hands", limit: timing.handshake }))?;
+    send(&mut stream, &request, peer, node, timing).await?;
+    loop {
+        let answer = timeout(timing.silence, Answer::read(&mut stream)).await;
+        let answer =
+            answer.map_err(|_| LinkError::Slow { peer, step: "it should keep us waiting", limit: timing.silence })?;
+        match answer.map_err(|error| of_frame(peer, node, error))? {
+            Answer::Wait { reason } => on_wait(reason),
+            Answer::Granted(granted) => return Ok((granted, Session::new(stream.into()))),
+            Answer::Denied { reason } => return Err(LinkError::Denied { node: node.to_owned(), reason }),
+        }
+    }
+}
+
+/// A verified connection to a node.
+async fn connect(peer: SocketAddr, node: &str, identity: &Identity) -> Result<TlsStream<Records>, LinkError> {
+    let name = server_name(node).ok_or_else(|| LinkError::BadNode { node: node.to_owned() })?;
+    let broken = |step| move |source| LinkError::Broken { peer, step, source };
+    let tcp =
+        TcpStream::connect(peer).await.map_err(broken("connecting; does its agent run, and is the port open?"))?;
+    tcp::tune(&tcp).map_err(broken("setting TCP options"))?;
+    let stream = TlsConnector::from(Arc::clone(&identity.client))
+        .connect(name, Records::new(tcp))
+        .await
+        .map_err(|source| LinkError::of_tls(peer, node, "shaking hands", source))?;
+    // The name was verified; this also excludes certificates that are good for more than this node.
+    match node_of_peer(stream.get_ref().1.peer_certificates()) {
+        Ok(named) if named == node => Ok(stream),
+        Ok(named) => Err(LinkError::Untrusted { peer, node: node.to_owned(), why: format!("it is {named}") }),
+        Err(why) => Err(LinkError::Untrusted { peer, node: node.to_owned(), why }),
+    }
+}
+
+/// Sends the request. In TLS 1.3 a server that does not like the client's certificate says so only after the handshake, so when
+/// the sending fails, there may be an alert to read that tells why.
+async fn send(
+    stream: &mut TlsStream<Records>,
+    request: &[u8],
+    peer: SocketAddr,
+    node: &str,
+    timing: Timing,
+) -> Result<(), LinkError> {
+    let (step, limit) = ("taking our request", timing.request);
+    let deadline = Instant::now() + limit;
+    let write = async {
+        stream.write_all(request).await?;
+        stream.flush().await
+    };
+    let Ok(sent) = tokio::time::timeout_at(deadline, write).await else {
+        return Err(LinkError::Slow { peer, step, limit });
+    };
+    let Err(source) = sent else { return Ok(()) };
+    match tokio::time::timeout_at(deadline, Answer::read(stream)).await {
+        Ok(Err(error @ FrameError::Stream(_))) => match of_frame(peer, node, error) {
+            rejected @ LinkError::Rejected { .. } => Err(rejected),
+            _ => Err(LinkError::of_tls(peer, node, step, source)),
+        },
+        _ => Err(LinkError::of_tls(peer, node, step, source)),
+    }
+}
+
+fn of_frame(peer: SocketAddr, node: &str, error: FrameError) -> LinkError {
+    match error {
+        FrameError::Stream(source) => LinkError::of_tls(peer, node, "waiting for its answer", source),
+        other => LinkError::Protocol { peer, what: other.to_string() },
+    }
+}

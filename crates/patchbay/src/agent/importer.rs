@@ -1,0 +1,250 @@
+//! The importer's loop: looks at the node, asks [`patchbay_core::importer`] what to do, has it done.
+//!
+//! Every step runs as a task of its own with a deadline, so that a stuck machine or a silent home node holds up nothing else;
+//! a step that is under way is not started again. What failed is not repeated before its back-off has passed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::reflector;
+use patchbay_core::conditions::PluggedState;
+use patchbay_core::importer::{Action, Observed, Occupied, Port, Step, plan};
+use patchbay_core::names::{NodeName, Uid};
+use patchbay_core::speed::PortName;
+use patchbay_dra::Records as Journal;
+use patchbay_usbip::status::{PortState, VhciPort};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::inventory::Inventory;
+use super::machines::Machines;
+use super::pods;
+use super::records::Records;
+use super::steps::Steps;
+
+/// The net under the events.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// After so long people are told what an attachment waits for.
+const OVERDUE: Duration = Duration::from_secs(2);
+/// A device that has not come up behind its port for so long never will.
+const STUCK: Duration = Duration::from_secs(8);
+/// No step may take longer.
+const DEADLINE: Duration = Duration::from_secs(20);
+const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
+const LAST_BACK_OFF: Duration = Duration::from_secs(15);
+
+/// What the loop looks at.
+pub(super) struct Eyes {
+    /// This node.
+    pub(super) node: NodeName,
+    /// The attachment pods.
+    pub(super) pods: reflector::Store<Pod>,
+    /// The claims the kubelet has had prepared.
+    pub(super) journal: watch::Receiver<Arc<Journal>>,
+    /// Devices and ports.
+    pub(super) inventory: watch::Receiver<Arc<Inventory>>,
+    /// What is ours.
+    pub(super) records: Records,
+    /// The monitors of virtual machines.
+    pub(super) machines: Machines,
+}
+
+/// What failed, and when it may be tried again.
+#[derive(Default)]
+struct Failures(BTreeMap<Step, Failure>);
+
+struct Failure {
+    why: String,
+    until: Instant,
+    back_off: Duration,
+}
+
+impl Failures {
+    fn record(&mut self, step: Step, why: String) {
+        let last = self.0.get(&step).map_or(FIRST_BACK_OFF / 2, |f| f.back_off);
+        let back_off = (last * 2).min(LAST_BACK_OFF);
+        self.0.insert(step, Failure { why, until: Instant::now() + back_off, back_off });
+    }
+
+    /// Those whose time has not come. Old ones are forgotten once they have not come again for a while.
+    fn current(&mut self, now: Instant) -> BTreeMap<Step, String> {
+        self.0.retain(|_, f| now < f.until + LAST_BACK_OFF);
+        self.0.iter().filter(|(_, f)| now < f.until).map(|(s, f)| (s.clone(), f.why.clone())).collect()
+    }
+
+    fn next(&self, now: Instant) -> Option<Instant> {
+        self.0.values().map(|f| f.until).filter(|t| *t > now).min()
+    }
+}
+
+/// Runs for ever.
+pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
+    let failures = Arc::new(Mutex::new(Failures::default()));
+    let under_way: Arc<Mutex<Vec<Key>>> = Arc::default();
+    let mut waiting_since: BTreeMap<Uid, Instant> = BTreeMap::new();
+    let mut enumerating: BTreeMap<PortName, Instant> = BTreeMap::new();
+    // Nothing is decided before the pods and the devices of this node are known: an empty store would read as "nobody wants
+    // anything", an empty inventory as "every device has vanished".
+    if eyes.pods.wait_until_ready().await.is_err() || eyes.inventory.changed().await.is_err() {
+        return;
+    }
+    loop {
+        let now = Instant::now();
+        let seen = observe(&mut eyes, &steps, &failures, &mut waiting_since, &mut enumerating, now).await;
+        for action in plan(&seen) {
+            start(action, &eyes, &steps, &failures, &under_way, &wake);
+        }
+        let next = [
+            Some(now + LOOK_AGAIN),
+            eyes.machines.retry_at(),
+            failures.lock().unwrap_or_else(PoisonError::into_inner).next(now),
+            waiting_since.values().map(|t| *t + OVERDUE).filter(|t| *t > now).min(),
+            enumerating.values().map(|t| *t + STUCK).filter(|t| *t > now).min(),
+        ];
+        tokio::select! {
+            () = wake.notified() => {}
+            _ = eyes.inventory.changed() => {}
+            _ = eyes.journal.changed() => {}
+            () = sleep_until(next.into_iter().flatten().min().unwrap_or(now + LOOK_AGAIN)) => {}
+        }
+    }
+}
+
+async fn observe(
+    eyes: &mut Eyes,
+    steps: &Steps,
+    failures: &Mutex<Failures>,
+    waiting_since: &mut BTreeMap<Uid, Instant>,
+    enumerating: &mut BTreeMap<PortName, Instant>,
+    now: Instant,
+) -> Observed {
+    let of_attachments = eyes.pods.state().iter().filter_map(|pod| pods::vm_pod(pod)).collect::<BTreeSet<_>>();
+    let known = eyes.records.facts().machines;
+    let asked: BTreeSet<Uid> = known.union(&of_attachments).cloned().collect();
+    let machines = eyes.machines.look(&asked).await;
+    forget_machines(eyes, &known, &of_attachments, &machines);
+
+    // All else is read after the one thing that takes time, so that a step which ended meanwhile is seen to have ended.
+    let inventory = eyes.inventory.borrow_and_update().clone();
+    let journal = eyes.journal.borrow_and_update().clone();
+    let facts = eyes.records.facts();
+    let overdue = |uid: &Uid| waiting_since.get(uid).is_some_and(|since| now >= *since + OVERDUE);
+    let mut attachments = pods::attachments(&eyes.node, &eyes.pods.state(), &journal, overdue);
+    steps.recall_reports(&mut attachments);
+    let plugged =
+        |uid: &Uid| attachments.get(uid).is_some_and(|a| matches!(a.reported, Some(PluggedState::Plugged(_))));
+    waiting_since.retain(|uid, _| attachments.contains_key(uid) && !plugged(uid));
+    for uid in attachments.keys().filter(|uid| !plugged(uid)) {
+        waiting_since.entry(uid.clone()).or_insert(now);
+    }
+
+    let nameless = |p: &&VhciPort| p.state != PortState::Free && inventory.behind(p.name).is_none();
+    let names: BTreeSet<PortName> = inventory.ports.iter().filter(nameless).map(|p| p.name).collect();
+    enumerating.retain(|name, _| names.contains(name));
+    for name in names {
+        enumerating.entry(name).or_insert(now);
+    }
+    let ports = inventory.ports.iter().map(|port| {
+        let address = inventory.behind(port.name);
+        let stuck = enumerating.get(&port.name).is_some_and(|since| now >= *since + STUCK);
+        let occupied = (port.state != PortState::Free).then_some(Occupied { address, stuck });
+        (port.name, Port { occupied, record: facts.ports.get(&port.name).cloned() })
+    });
+    // A device that is bound to usbip-host is on its way to or from another node.
+    let here = |d: &&(_, patchbay_usb::scan::Scanned)| d.1.driver.as_deref() != Some("usbip-host");
+    Observed {
+        ports: ports.collect(),
+        local: inventory.devices.iter().filter(here).map(|(n, d)| (n.clone(), d.attributes.address)).collect(),
+        attachments,
+        machines,
+        calls: steps.calls(),
+        failures: failures.lock().unwrap_or_else(PoisonError::into_inner).current(now),
+    }
+}
+
+/// Forgets machines that are gone, or that have nothing of ours and are asked for by no attachment.
+fn forget_machines(
+    eyes: &Eyes,
+    known: &BTreeSet<Uid>,
+    asked: &BTreeSet<Uid>,
+    seen: &BTreeMap<Uid, Vec<patchbay_core::importer::Plugged>>,
+) {
+    let done: Vec<Uid> = known
+        .iter()
+        .filter(|uid| !asked.contains(*uid))
+        .filter(|uid| eyes.machines.is_gone(uid) || seen.get(*uid).is_some_and(Vec::is_empty))
+        .cloned()
+        .collect();
+    if done.is_empty() {
+        return;
+    }
+    if let Err(error) = eyes.records.change(|facts| facts.machines.retain(|uid| !done.contains(uid))) {
+        tracing::warn!(%error, "records not written");
+    }
+}
+
+/// What is never done twice at a time.
+#[derive(Clone, PartialEq, Eq)]
+enum Key {
+    Step(Step),
+    Report(Uid),
+}
+
+fn key(action: &Action) -> Option<Key> {
+    Some(match action {
+        Action::Call { pod, .. } => Key::Step(Step::Call(pod.uid.clone())),
+        Action::Plug { attachment, .. } => Key::Step(Step::Plug(attachment.clone())),
+        Action::Unplug { vm_pod, device } => Key::Step(Step::Unplug(vm_pod.clone(), device.clone())),
+        Action::Detach { port } | Action::Forget { port } => Key::Step(Step::Detach(*port)),
+        Action::Report { pod, .. } => Key::Report(pod.uid.clone()),
+        Action::HangUp { .. } => return None,
+    })
+}
+
+/// Starts a step, unless it is under way.
+fn start(
+    action: Action,
+    eyes: &Eyes,
+    steps: &Arc<Steps>,
+    failures: &Arc<Mutex<Failures>>,
+    under_way: &Arc<Mutex<Vec<Key>>>,
+    wake: &Arc<Notify>,
+) {
+    let Some(key) = key(&action) else {
+        if let Action::HangUp { attachment } = &action {
+            steps.hang_up(attachment);
+        }
+        return;
+    };
+    {
+        let mut keys = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.contains(&key) {
+            return;
+        }
+        keys.push(key.clone());
+    }
+    let monitor = match &action {
+        Action::Plug { vm_pod, .. } => eyes.machines.open(&vm_pod.uid),
+        Action::Unplug { vm_pod, .. } => eyes.machines.open(vm_pod),
+        _ => None,
+    };
+    // A call lasts as long as the home agent lets it wait; its parts have deadlines of their own.
+    let deadline = if matches!(action, Action::Call { .. }) { Duration::MAX } else { DEADLINE };
+    let (steps, failures, under_way, wake) = (steps.clone(), failures.clone(), under_way.clone(), wake.clone());
+    tokio::spawn(async move {
+        let result = timeout(deadline, steps.perform(&action, monitor)).await;
+        let result = result.unwrap_or_else(|_| Err("no result in time".to_owned()));
+        if let Err(why) = result {
+            tracing::warn!(?action, why, "step failed");
+            match &key {
+                Key::Step(step) => failures.lock().unwrap_or_else(PoisonError::into_inner).record(step.clone(), why),
+                // A report has no back-off in the plan: the key is held for that long instead.
+                Key::Report(_) => tokio::time::sleep(FIRST_BACK_OFF).await,
+            }
+        }
+        under_way.lock().unwrap_or_else(PoisonError::into_inner).retain(|k| *k != key);
+        wake.notify_one();
+    });
+}

@@ -1,0 +1,150 @@
+//! What this node has: its devices under their names, and its vhci ports.
+//!
+//! Sysfs is the truth. The kernel's uevents, and whoever has just changed something, only say when to look; a rescan every
+//! 30 s is the net under them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_core::device::{BusAddress, Device};
+use patchbay_core::identity::{self, Published};
+use patchbay_core::names::{DeviceName, NodeName};
+use patchbay_core::speed::{Hub, PortName};
+use patchbay_usb::hints::Hints;
+use patchbay_usb::root::SysRoot;
+use patchbay_usb::scan::{Scan, Scanned, scan};
+use patchbay_usbip::status::{PortState, VhciPort};
+use patchbay_usbip::vhci::{self, VhciError};
+use tokio::sync::{Notify, watch};
+
+use super::records::{Facts, Records};
+
+/// The net under the uevents.
+const RESCAN: Duration = Duration::from_secs(30);
+
+/// The ports of each half that are offered, as the platform documents.
+const MAX_PORTS: usize = 8;
+
+/// What this node has at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Inventory {
+    /// Devices plugged into it, in the order of their ports.
+    pub(super) devices: Vec<(DeviceName, Scanned)>,
+    /// Its vhci ports; empty without the module.
+    pub(super) ports: Vec<VhciPort>,
+    /// The devices behind those ports, once the kernel has enumerated them.
+    behind: BTreeMap<PortName, BusAddress>,
+    /// What could not be read, one line each.
+    problems: Vec<String>,
+}
+
+impl Inventory {
+    /// The device of a name.
+    pub(super) fn device(&self, name: &DeviceName) -> Option<&Scanned> {
+        self.devices.iter().find(|(n, _)| n == name).map(|(_, d)| d)
+    }
+
+    /// The device behind a port, once the kernel has enumerated it.
+    pub(super) fn behind(&self, port: PortName) -> Option<BusAddress> {
+        self.behind.get(&port).copied()
+    }
+
+    /// Whether nothing is attached to a port of this node; None when there is no such port.
+    pub(super) fn is_free(&self, port: PortName) -> Option<bool> {
+        self.ports.iter().find(|p| p.name == port).map(|p| p.state == PortState::Free)
+    }
+
+    /// What is published of the devices.
+    pub(super) fn published(&self) -> Vec<Device> {
+        let device = |(name, scanned): &(DeviceName, Scanned)| Device {
+            name: name.clone(),
+            attributes: scanned.attributes.clone(),
+            not_ready: scanned.host_use.clone(),
+        };
+        self.devices.iter().map(device).collect()
+    }
+
+    /// The ports that are offered: those that are free or ours, up to [`MAX_PORTS`] of each half.
+    pub(super) fn offered(&self, facts: &Facts) -> Vec<&VhciPort> {
+        let ours = |p: &&VhciPort| p.state == PortState::Free || facts.ports.contains_key(&p.name);
+        let half = |hub| self.ports.iter().filter(move |p| p.name.hub == hub).filter(ours).take(MAX_PORTS);
+        Hub::ALL.into_iter().flat_map(half).collect()
+    }
+}
+
+/// Looks, names, and hands on what it found, for as long as somebody listens.
+pub(super) async fn run(
+    root: SysRoot,
+    node: NodeName,
+    records: Records,
+    mut hints: Hints,
+    rescan: Arc<Notify>,
+    inventory: watch::Sender<Arc<Inventory>>,
+) {
+    let mut first = true;
+    loop {
+        let (root, node, records, before) = (root.clone(), node.clone(), records.clone(), inventory.borrow().clone());
+        match tokio::task::spawn_blocking(move || look(&root, &node, &records, &before)).await {
+            Ok(found) => {
+                inventory.send_if_modified(|now| {
+                    // The first look is news whatever it finds: nothing is decided before it.
+                    let changed = **now != found || std::mem::take(&mut first);
+                    if changed {
+                        tell(now, &found);
+                        *now = Arc::new(found);
+                    }
+                    changed
+                });
+            }
+            Err(error) => tracing::error!(%error, "the scan of USB devices ended early"),
+        }
+        tokio::select! {
+            _ = hints.next() => {}
+            () = rescan.notified() => {}
+            () = tokio::time::sleep(RESCAN) => {}
+            () = inventory.closed() => return,
+        }
+    }
+}
+
+fn look(root: &SysRoot, node: &NodeName, records: &Records, before: &Inventory) -> Inventory {
+    let Scan { devices, mut problems, .. } = scan(root);
+    let ports = vhci::ports(root).unwrap_or_else(|error| {
+        problems.push(error.to_string());
+        match error {
+            VhciError::ModuleMissing => Vec::new(),
+            // Ports that cannot be read now have not vanished: what is behind them stays where it is.
+            _ => before.ports.clone(),
+        }
+    });
+    let known = records.facts().names;
+    let published: Vec<Published> =
+        known.iter().map(|(name, path)| Published { name: name.clone(), port_path: path.clone() }).collect();
+    let attributes: Vec<_> = devices.iter().map(|d| d.attributes.clone()).collect();
+    let names = identity::assign(node, &attributes, &published);
+    let places = names.iter().cloned().zip(attributes.into_iter().map(|a| a.port_path)).collect();
+    if let Err(error) = records.change(|facts| facts.names = places) {
+        problems.push(format!("names cannot be remembered: {error}"));
+    }
+    Inventory {
+        devices: names.into_iter().zip(devices).collect(),
+        behind: ports.iter().filter_map(|p| Some((p.name, vhci::device_of(root, p)?.1))).collect(),
+        ports,
+        problems,
+    }
+}
+
+/// Logs what came, what went, and what went wrong anew.
+fn tell(before: &Inventory, now: &Inventory) {
+    for (name, scanned) in now.devices.iter().filter(|(name, _)| before.device(name).is_none()) {
+        let a = &scanned.attributes;
+        tracing::info!(device = %name, id = %format_args!("{}:{}", a.vendor_id, a.product_id), port = %a.port_path, speed = %a.speed, "device found");
+    }
+    for (name, _) in before.devices.iter().filter(|(name, _)| now.device(name).is_none()) {
+        tracing::info!(device = %name, "device gone");
+    }
+    for problem in now.problems.iter().filter(|p| !before.problems.contains(p)) {
+        tracing::warn!(problem, "not all can be read");
+    }
+}

@@ -1,0 +1,301 @@
+//! The importer's steps: one call, plug, unplug, detach or report each, as [`patchbay_core::importer`] asks for them.
+//!
+//! A step ends when what it did can be seen: the next look at the node must not ask for it again.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use patchbay_api::{attachment, keys};
+use patchbay_core::conditions::{PluggedState, Seconds};
+use patchbay_core::importer::{Action, Attachment};
+use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
+use patchbay_core::speed::{PortName, Speed};
+use patchbay_link::{Claim, Granted, Identity, Import, call};
+use patchbay_qmp::{Monitor, usb};
+use patchbay_usb::root::SysRoot;
+use patchbay_usbip::vhci;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use super::inventory::Inventory;
+use super::machines::tag;
+use super::records::Records;
+
+/// One answer of the API server.
+const API: Duration = Duration::from_secs(5);
+/// How long the kernel may take to show what it was told.
+const SHOWN: Duration = Duration::from_secs(5);
+
+/// What the steps work with.
+pub(super) struct Steps {
+    /// To the API server.
+    pub(super) client: Client,
+    /// Where sysfs and devices are.
+    pub(super) root: SysRoot,
+    /// Who we are to other agents.
+    pub(super) identity: Arc<Identity>,
+    /// The port other agents listen on.
+    pub(super) port: u16,
+    /// What is ours.
+    pub(super) records: Records,
+    /// What the node has.
+    pub(super) inventory: watch::Receiver<Arc<Inventory>>,
+    /// Asks for another look at sysfs.
+    pub(super) rescan: Arc<Notify>,
+    /// Wakes the importer's loop.
+    pub(super) wake: Arc<Notify>,
+    /// Calls under way.
+    pub(super) calls: Mutex<BTreeMap<Uid, Call>>,
+    /// What was reported of each attachment, in case the API server's watch lags behind our own writes.
+    pub(super) reports: Mutex<BTreeMap<Uid, (PluggedState, Seconds)>>,
+}
+
+/// A call under way.
+pub(super) struct Call {
+    word: String,
+    hang_up: Arc<HangUp>,
+}
+
+/// Ends a call from outside.
+#[derive(Default)]
+struct HangUp {
+    asked: std::sync::atomic::AtomicBool,
+    notify: Notify,
+}
+
+impl HangUp {
+    fn ask(&self) {
+        self.asked.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.notify.notify_one();
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+/// What a call is about.
+struct Wanted<'a> {
+    pod: &'a PodRef,
+    device: &'a DeviceName,
+    home: &'a NodeName,
+    claim: &'a ClaimRef,
+    port: PortName,
+}
+
+impl Steps {
+    /// The calls under way, with the home agent's last word.
+    pub(super) fn calls(&self) -> BTreeMap<Uid, String> {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.iter().map(|(uid, call)| (uid.clone(), call.word.clone())).collect()
+    }
+
+    /// Gives up a call.
+    pub(super) fn hang_up(&self, attachment: &Uid) {
+        if let Some(call) = self.calls.lock().unwrap_or_else(PoisonError::into_inner).get(attachment) {
+            call.hang_up.ask();
+        }
+    }
+
+    /// Puts our own last report over what the watch has shown so far: nobody else writes that condition.
+    pub(super) fn recall_reports(&self, attachments: &mut BTreeMap<Uid, Attachment>) {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.retain(|uid, _| attachments.contains_key(uid));
+        for (uid, (state, _)) in reports.iter() {
+            if let Some(attachment) = attachments.get_mut(uid) {
+                attachment.reported = Some(state.clone());
+            }
+        }
+    }
+
+    /// Does one step.
+    ///
+    /// # Errors
+    /// In words for people.
+    pub(super) async fn perform(&self, action: &Action, monitor: Option<Monitor>) -> Result<(), String> {
+        let monitor = || monitor.ok_or_else(|| "the virtual machine's monitor does not answer".to_owned());
+        match action {
+            Action::Call { pod, device, home, claim, port } => {
+                self.call(&Wanted { pod, device, home, claim, port: *port }).await
+            }
+            Action::HangUp { attachment } => {
+                self.hang_up(attachment);
+                Ok(())
+            }
+            Action::Plug { vm_pod, device, address, .. } => {
+                let machine = vm_pod.uid.clone();
+                self.change(move |facts| facts.machines.extend([machine])).await?;
+                let path = self.root.device_node(*address);
+                let node = blocking(move || {
+                    let opened = std::fs::OpenOptions::new().read(true).write(true).open(&path);
+                    opened.map_err(|e| format!("{}: {e}", path.display()))
+                })
+                .await?;
+                let plugged = usb::plug(&monitor()?, device.as_str(), node.as_fd(), &tag(*address)).await;
+                let plugged = plugged.map_err(|e| format!("QEMU does not take the device: {e}"))?;
+                tracing::info!(device = %device, vm_pod = %vm_pod, bus = plugged.bus, port = plugged.port, "plugged");
+                Ok(())
+            }
+            Action::Unplug { vm_pod, device } => {
+                usb::unplug(&monitor()?, device.as_str()).await.map_err(|e| e.to_string())?;
+                tracing::info!(device = %device, vm_pod = %vm_pod, "unplugged");
+                Ok(())
+            }
+            Action::Detach { port } => {
+                let (root, port) = (self.root.clone(), *port);
+                blocking(move || vhci::detach(&root, port).map_err(|e| e.to_string())).await?;
+                tracing::info!(port = %port, "port freed");
+                self.shown(port, true).await
+            }
+            Action::Forget { port } => {
+                let port = *port;
+                self.change(move |facts| drop(facts.ports.remove(&port))).await
+            }
+            Action::Report { pod, state } => self.report(pod, state).await,
+        }
+    }
+
+    /// Asks the home agent for a device until it grants, denies, or the call is given up; attaches the session.
+    async fn call(&self, wanted: &Wanted<'_>) -> Result<(), String> {
+        let hang_up = Arc::new(HangUp::default());
+        let call = Call { word: format!("asking node {} for the device", wanted.home), hang_up: hang_up.clone() };
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted.pod.uid.clone(), call);
+        let granted = tokio::select! {
+            granted = self.dial(wanted) => granted.map(Some),
+            () = hang_up.notify.notified() => Ok(None),
+        };
+        // From here on the call is not given up midway: what is attached is recorded, and taken back in order.
+        let result = match granted {
+            Ok(Some((granted, socket))) => self.attach(wanted, &granted, socket).await,
+            Ok(None) => Ok(()),
+            Err(why) => Err(why),
+        };
+        let result = if hang_up.is_asked() { self.take_back(wanted).await } else { result };
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&wanted.pod.uid);
+        result
+    }
+
+    /// The call proper: ends with the home agent's grant and a socket that the kernel encrypts.
+    async fn dial(&self, wanted: &Wanted<'_>) -> Result<(Granted, OwnedFd), String> {
+        let address = SocketAddr::new(self.address(wanted.home).await?, self.port);
+        let claim = Claim {
+            namespace: wanted.claim.namespace.to_string(),
+            name: wanted.claim.name.to_string(),
+            uid: wanted.claim.uid.to_string(),
+        };
+        let import = Import { claim, pool: wanted.home.to_string(), device: wanted.device.to_string() };
+        let (uid, calls, wake) = (&wanted.pod.uid, &self.calls, &self.wake);
+        let on_wait = |reason: String| {
+            if let Some(call) = calls.lock().unwrap_or_else(PoisonError::into_inner).get_mut(uid) {
+                call.word = reason;
+                wake.notify_one();
+            }
+        };
+        call(address, wanted.home.as_str(), &self.identity, import, on_wait).await.map_err(|e| chain(&e))
+    }
+
+    /// Gives the session to vhci.
+    async fn attach(&self, wanted: &Wanted<'_>, granted: &Granted, socket: OwnedFd) -> Result<(), String> {
+        let speed = Speed::ALL
+            .into_iter()
+            .find(|s| s.vhci_code() == granted.speed)
+            .ok_or_else(|| format!("node {} grants a device of unknown speed {}", wanted.home, granted.speed))?;
+        let devid = granted.devid;
+        let (root, records, port, uid) =
+            (self.root.clone(), self.records.clone(), wanted.port, wanted.claim.uid.clone());
+        blocking(move || {
+            records.change(|facts| drop(facts.ports.insert(port, uid))).map_err(|e| format!("records: {e}"))?;
+            vhci::attach(&root, port, socket.as_fd(), devid, speed).map_err(|e| e.to_string())
+        })
+        .await?;
+        tracing::info!(device = %wanted.device, home = %wanted.home, port = %port, claim = %wanted.claim, "imported");
+        self.shown(port, false).await
+    }
+
+    /// Frees the port of a call that was given up.
+    async fn take_back(&self, wanted: &Wanted<'_>) -> Result<(), String> {
+        let (root, port) = (self.root.clone(), wanted.port);
+        if self.records.facts().ports.get(&port) != Some(&wanted.claim.uid) {
+            return Ok(());
+        }
+        blocking(move || vhci::detach(&root, port).map_err(|e| e.to_string())).await?;
+        self.shown(port, true).await
+    }
+
+    /// Waits until the inventory shows a port free, or not.
+    async fn shown(&self, port: PortName, free: bool) -> Result<(), String> {
+        self.rescan.notify_one();
+        let mut inventory = self.inventory.clone();
+        let seen = inventory.wait_for(|i| i.is_free(port) == Some(free));
+        match timeout(SHOWN, seen).await {
+            Ok(Ok(_)) => Ok(()),
+            // The device may have vanished again in between; the next look decides.
+            _ => Err(format!("the kernel does not show port {port} {}", if free { "free" } else { "in use" })),
+        }
+    }
+
+    /// The address of a node's agent: it uses the node's network.
+    async fn address(&self, node: &NodeName) -> Result<IpAddr, String> {
+        let nodes = Api::<Node>::all(self.client.clone());
+        let found = timeout(API, nodes.get(node.as_str())).await;
+        let found =
+            found.map_err(|_| "the API server does not answer".to_owned())?.map_err(|e| format!("node {node}: {e}"))?;
+        let addresses = found.status.and_then(|s| s.addresses).unwrap_or_default();
+        let internal = addresses.into_iter().find(|a| a.type_ == "InternalIP").map(|a| a.address);
+        let internal = internal.ok_or_else(|| format!("node {node} has no InternalIP address"))?;
+        internal.parse().map_err(|_| format!("node {node} has the odd address {internal:?}"))
+    }
+
+    async fn report(&self, pod: &PodRef, state: &PluggedState) -> Result<(), String> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), pod.namespace.as_str());
+        let now = jiff::Timestamp::now().as_second();
+        // The time stays while the truth does.
+        let since = {
+            let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+            let truth = |s: &PluggedState| matches!(s, PluggedState::Plugged(_));
+            reports.get(&pod.uid).filter(|(last, _)| truth(last) == truth(state)).map_or(now, |(_, since)| *since)
+        };
+        let patch = attachment::plugged_patch(pod, state, since);
+        let parameters = PatchParams::apply(keys::AGENT).force();
+        let sent = timeout(API, pods.patch_status(pod.name.as_str(), &parameters, &Patch::Apply(patch))).await;
+        match sent.map_err(|_| "the API server does not answer".to_owned())? {
+            Ok(_) => {
+                let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+                reports.insert(pod.uid.clone(), (state.clone(), since));
+                Ok(())
+            }
+            // The pod is gone, or another one has its name: nobody is left to be told.
+            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut super::records::Facts) + Send + 'static) -> Result<(), String> {
+        let records = self.records.clone();
+        blocking(move || records.change(change).map_err(|e| format!("records: {e}"))).await
+    }
+}
+
+/// Runs what blocks where blocking is allowed.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(e.to_string()))
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

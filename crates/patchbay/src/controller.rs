@@ -1,0 +1,231 @@
+//! The controller's shell: watches, snapshots, calls the planner, and writes what it says.
+//!
+//! ```text
+//!   watches --> caches --(5 ms after the first change)--> world --> plan --> ledger --> writes (16 at a time)
+//!                  ^                                                           ^           |
+//!                  |                                                           +-- done ---+
+//!                  +--------------------- the API server tells what happened --------------+
+//! ```
+//!
+//! One task owns all of it; only the lease has a task of its own. Nothing is decided here but the order of writes: what
+//! is in the way of what is in [`target`], what need not be repeated in [`ledger`].
+//!
+//! | event | effect |
+//! |---|---|
+//! | a cache has changed | a plan, 5 ms later |
+//! | a write has ended | a plan, if something waited for it |
+//! | the time the plan asked for, a pause is over, 30 s | a plan |
+//! | the lease is lost | the process ends |
+//! | SIGTERM, SIGINT | the lease is given back, the process ends |
+
+mod act;
+mod cache;
+mod leader;
+mod ledger;
+mod report;
+mod snapshot;
+mod target;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt};
+use jiff::Timestamp;
+use kube::{Client, Config};
+use patchbay_core::conditions::Seconds;
+use patchbay_core::controller::{Action, plan};
+use tokio::signal::unix::{SignalKind, signal};
+
+use act::{ActError, Actor};
+use leader::{Candidate, Leadership};
+use ledger::{Effect, Ledger, Verdict};
+use snapshot::Caches;
+use target::Target;
+use watch::Seen;
+
+/// Changes that come together are planned for together.
+const COALESCE: Duration = Duration::from_millis(5);
+
+/// The world is looked at so often even if nothing seems to have changed.
+const NET: Duration = Duration::from_secs(30);
+
+/// The most writes at a time.
+const MOST_WRITES: usize = 16;
+
+/// Options of `patchbay controller`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image that attachment pods run: the one of this program
+    #[arg(long, env = "PATCHBAY_IMAGE")]
+    image: String,
+    /// Namespace of the lease; that of the service account or kubeconfig if not given
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: Option<String>,
+    /// Name in the lease, different for each process; made from host and process if not given
+    #[arg(long, env = "POD_NAME")]
+    identity: Option<String>,
+}
+
+/// Runs until a signal or the loss of the lease ends it.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(control(args))
+}
+
+async fn control(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let config =
+        Config::infer().await.context("neither a kubeconfig nor a service account to reach the cluster with")?;
+    let client = Client::try_from(config.clone()).context("cannot make a client for the API server")?;
+    let namespace = args.namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let identity = args.identity.unwrap_or_else(identity);
+
+    let (tell, leadership) = tokio::sync::watch::channel(Leadership::Standby);
+    let mut shell = Shell::new(&client, args.image, leadership);
+    let candidate = Candidate::new(&config, &namespace, identity).await?;
+    let ended = tokio::select! {
+        () = candidate.run(&tell) => Err(anyhow::anyhow!("another controller has taken the lease")),
+        never = shell.run() => match never {},
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+    };
+    match ended {
+        Ok(signal) => {
+            tracing::info!(signal, "ending");
+            candidate.release().await;
+            Ok(())
+        }
+        Err(error) => bail!(error),
+    }
+}
+
+/// A name for this process.
+fn identity() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}-{}", std::process::id())
+}
+
+type Ended = (Action, Result<Effect, ActError>, Duration);
+
+/// The loop and all it owns.
+struct Shell {
+    watches: SelectAll<BoxStream<'static, Seen>>,
+    caches: Caches,
+    actor: Actor,
+    ledger: Ledger,
+    writes: FuturesUnordered<BoxFuture<'static, Ended>>,
+    leadership: tokio::sync::watch::Receiver<Leadership>,
+    jitter: RandomState,
+    /// An action waits for a write to end.
+    waiting: bool,
+    /// When to plan next.
+    due: Instant,
+}
+
+impl Shell {
+    fn new(client: &Client, image: String, leadership: tokio::sync::watch::Receiver<Leadership>) -> Self {
+        Self {
+            watches: watch::all(client),
+            caches: Caches::default(),
+            actor: Actor::new(client.clone(), image),
+            ledger: Ledger::default(),
+            writes: FuturesUnordered::new(),
+            leadership,
+            jitter: RandomState::new(),
+            waiting: false,
+            due: Instant::now() + NET,
+        }
+    }
+
+    async fn run(&mut self) -> std::convert::Infallible {
+        loop {
+            tokio::select! {
+                Some(seen) = self.watches.next() => self.see(seen),
+                Some(ended) = self.writes.next() => self.end(ended),
+                Ok(()) = self.leadership.changed() => self.hurry(Duration::ZERO),
+                () = tokio::time::sleep_until(self.due.into()) => self.due = self.step(),
+            }
+        }
+    }
+
+    /// Plans no later than after `pause`.
+    fn hurry(&mut self, pause: Duration) {
+        self.due = self.due.min(Instant::now() + pause);
+    }
+
+    /// Takes in all news there are.
+    fn see(&mut self, seen: Seen) {
+        let mut changed = self.caches.apply(seen);
+        while let Some(Some(seen)) = self.watches.next().now_or_never() {
+            changed |= self.caches.apply(seen);
+        }
+        if changed {
+            self.hurry(COALESCE);
+        }
+    }
+
+    /// Notes how a write has ended.
+    fn end(&mut self, (action, result, took): Ended) {
+        let now = Instant::now();
+        match result {
+            Ok(effect) => {
+                report::done(&action, took);
+                self.ledger.done(&action, effect, now);
+            }
+            Err(error) => {
+                let pause = self.ledger.fail(&action, self.jitter.hash_one(now), now);
+                report::failed(&action, &error, pause);
+                self.hurry(pause);
+            }
+        }
+        if std::mem::take(&mut self.waiting) {
+            self.hurry(Duration::ZERO);
+        }
+    }
+
+    /// Plans, and starts what may be started. Returns when to plan next.
+    fn step(&mut self) -> Instant {
+        let now = Instant::now();
+        let mut next = now + NET;
+        if *self.leadership.borrow() != Leadership::Leading || !self.caches.synced() {
+            return next;
+        }
+        let world = self.caches.world(Timestamp::now().as_second());
+        let plan = plan(&world);
+        let mut planned = BTreeSet::new();
+        for action in plan.actions.into_iter().filter(|a| !target::is_done(a, &world)) {
+            let target = Target::of(&action);
+            match self.ledger.admit(&action, &self.caches.look(&target), now) {
+                Verdict::Go if self.ledger.running() < MOST_WRITES => self.start(action),
+                Verdict::Go | Verdict::Busy => self.waiting = true,
+                Verdict::Wait(until) => next = next.min(until),
+            }
+            planned.insert(target);
+        }
+        self.ledger.retain(&planned, now);
+        if let Some(wake) = plan.wake_at {
+            next = next.min(now + until(wake));
+        }
+        next
+    }
+
+    fn start(&mut self, action: Action) {
+        self.ledger.start(&action);
+        let writing = self.actor.act(&action, &self.caches);
+        let begun = Instant::now();
+        self.writes.push(async move { (action, writing.await, begun.elapsed()) }.boxed());
+    }
+}
+
+/// How long it is until a time; never nothing, so that a plan that asks for the past does not keep us busy.
+fn until(time: Seconds) -> Duration {
+    let time = UNIX_EPOCH + Duration::from_secs(u64::try_from(time).unwrap_or(0));
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    left.max(Duration::from_millis(100)) + Duration::from_millis(1)
+}

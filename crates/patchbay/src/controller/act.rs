@@ -1,0 +1,191 @@
+//! Doing one action: one or two writes to the API server, with a deadline.
+//!
+//! Creating what exists and deleting what is gone count as done. Writes carry uids, so that they never hit a new object of
+//! an old name.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource};
+use patchbay_api::claim::NewClaim;
+use patchbay_api::{
+    NodeUSBDevice, USBDevice, VirtualMachine, attachment, claim, keys, node_device, port, usb_device, virtual_machine,
+    vm_pod,
+};
+use patchbay_core::controller::Action;
+use patchbay_core::names::{Namespace, Uid};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::cache::version;
+use super::ledger::Effect;
+use super::snapshot::Caches;
+use super::target::Target;
+
+/// The longest an action may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why an action was not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ActError {
+    /// The API server refused, or could not be reached.
+    #[error("the API server has not taken it")]
+    Api(#[from] kube::Error),
+    /// The API server did not answer in time.
+    #[error("no answer from the API server within {DEADLINE:?}")]
+    Late,
+    /// A pod cannot be made of a machine that cannot be read.
+    #[error("the VirtualMachine cannot be read any more")]
+    NoMachine,
+}
+
+/// Writes for the controller.
+#[derive(Clone)]
+pub(super) struct Actor {
+    client: Client,
+    image: String,
+}
+
+impl Actor {
+    /// Attachment pods run `image`.
+    pub(super) fn new(client: Client, image: String) -> Self {
+        Self { client, image }
+    }
+
+    /// Prepares `action`, whose objects are as `caches` show them.
+    pub(super) fn act(&self, action: &Action, caches: &Caches) -> BoxFuture<'static, Result<Effect, ActError>> {
+        let writing = self.prepare(action, caches);
+        async move { tokio::time::timeout(DEADLINE, writing).await.unwrap_or(Err(ActError::Late)) }.boxed()
+    }
+
+    fn prepare(&self, action: &Action, caches: &Caches) -> BoxFuture<'static, Result<Effect, ActError>> {
+        let uid = caches.look(&Target::of(action)).object.map(|(uid, _)| uid);
+        match action {
+            Action::CreateNodeDevice { name, status } => {
+                let patch = node_device::status_patch(name, None, status);
+                create_with_status(self.all::<NodeUSBDevice>(), node_device::build(name), patch).boxed()
+            }
+            Action::PublishNodeDevice { name, status } => {
+                let patch = node_device::status_patch(name, uid.as_ref(), status);
+                publish(self.all::<NodeUSBDevice>(), name.to_string(), patch).boxed()
+            }
+            Action::ForgetNodeDevice { name, uid } => {
+                delete(self.all::<NodeUSBDevice>(), name.to_string(), Some(uid.clone())).boxed()
+            }
+            Action::CreateDevice { namespace, name, owner, status } => {
+                let patch = usb_device::status_patch(namespace, name, None, status);
+                create_with_status(
+                    self.within::<USBDevice>(namespace),
+                    usb_device::build(namespace, name, owner),
+                    patch,
+                )
+                .boxed()
+            }
+            Action::PublishDevice { namespace, name, status } => {
+                let patch = usb_device::status_patch(namespace, name, uid.as_ref(), status);
+                publish(self.within::<USBDevice>(namespace), name.to_string(), patch).boxed()
+            }
+            Action::DeleteDevice { namespace, name, uid } => {
+                delete(self.within::<USBDevice>(namespace), name.to_string(), Some(uid.clone())).boxed()
+            }
+            Action::CreateClaim { namespace, name, device, dra_name, node, owner } => {
+                let claim = claim::build(NewClaim { namespace, name, device, dra_name, node, owner });
+                create(self.within::<ResourceClaim>(namespace), claim).boxed()
+            }
+            Action::DeleteClaim { namespace, name, uid } => {
+                delete(self.within::<ResourceClaim>(namespace), name.to_string(), Some(uid.clone())).boxed()
+            }
+            Action::CreatePortTemplate { namespace, hub } => {
+                create(self.within::<ResourceClaimTemplate>(namespace), port::template(namespace, *hub)).boxed()
+            }
+            Action::CreateAttachment(new) => {
+                create(self.within::<Pod>(&new.vm_pod.namespace), attachment::build(new, &self.image)).boxed()
+            }
+            Action::CreateVmPod { namespace, vm, pod } => match caches.machine(namespace, vm) {
+                Some(machine) => {
+                    create(self.within::<Pod>(namespace), vm_pod::build(namespace, vm, pod, &machine)).boxed()
+                }
+                None => std::future::ready(Err(ActError::NoMachine)).boxed(),
+            },
+            Action::DeleteAttachment { namespace, name, uid } | Action::DeleteVmPod { namespace, name, uid } => {
+                delete(self.within::<Pod>(namespace), name.to_string(), Some(uid.clone())).boxed()
+            }
+            Action::PublishVm { namespace, name, status } => {
+                let patch = virtual_machine::status_patch(namespace, name, uid.as_ref(), status);
+                publish(self.within::<VirtualMachine>(namespace), name.to_string(), patch).boxed()
+            }
+            Action::DeleteSlice { name } => delete(self.all::<ResourceSlice>(), name.clone(), uid).boxed(),
+        }
+    }
+
+    fn all<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+
+    fn within<K>(&self, namespace: &Namespace) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace.as_str())
+    }
+}
+
+async fn create<K>(api: Api<K>, object: K) -> Result<Effect, ActError>
+where
+    K: Resource + Clone + Serialize + DeserializeOwned + Debug,
+{
+    let params = PostParams { field_manager: Some(keys::CONTROLLER.to_owned()), ..PostParams::default() };
+    match api.create(&params, &object).await {
+        Ok(created) => Ok(Effect::Version(version(&created))),
+        Err(error) if is(&error, "AlreadyExists") => Ok(Effect::Present),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A status cannot be written together with the rest of a new object.
+async fn create_with_status<K>(api: Api<K>, object: K, patch: Value) -> Result<Effect, ActError>
+where
+    K: Resource + Clone + Serialize + DeserializeOwned + Debug,
+{
+    let name = object.meta().name.clone().unwrap_or_default();
+    match create(api.clone(), object).await? {
+        Effect::Version(_) => publish(api, name, patch).await,
+        there => Ok(there),
+    }
+}
+
+async fn publish<K>(api: Api<K>, name: String, patch: Value) -> Result<Effect, ActError>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let params = PatchParams::apply(keys::CONTROLLER).force();
+    match api.patch_status(&name, &params, &Patch::Apply(&patch)).await {
+        Ok(written) => Ok(Effect::Version(version(&written))),
+        // Gone, or another one of its name: the watch will tell.
+        Err(error) if is(&error, "NotFound") || is(&error, "Conflict") => Ok(Effect::Unknown),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn delete<K>(api: Api<K>, name: String, uid: Option<Uid>) -> Result<Effect, ActError>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let only = Preconditions { uid: uid.as_ref().map(ToString::to_string), resource_version: None };
+    match api.delete(&name, &DeleteParams::default().preconditions(only)).await {
+        Ok(_) => Ok(Effect::Gone(uid)),
+        Err(error) if is(&error, "NotFound") || is(&error, "Conflict") => Ok(Effect::Gone(uid)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is(error: &kube::Error, reason: &str) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == reason)
+}

@@ -1,0 +1,154 @@
+//! What the log says of actions and errors. The names of fields are the same everywhere.
+
+use std::error::Error;
+use std::time::Duration;
+
+use patchbay_core::controller::Action;
+use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, VmName};
+
+use super::act::ActError;
+
+/// The lines are the controller's.
+const TARGET: &str = "patchbay::controller";
+
+/// Says that an action was done.
+pub(super) fn done(action: &Action, took: Duration) {
+    let line = Line::of(action);
+    tracing::info!(
+        target: TARGET,
+        namespace = line.namespace.map(display),
+        device = line.device.map(display),
+        node = line.node.map(display),
+        vm = line.vm.map(display),
+        claim = line.claim.map(display),
+        name = line.name,
+        ?took,
+        "{}",
+        line.what
+    );
+}
+
+/// Says that an action was not done, why, and when it is tried again.
+pub(super) fn failed(action: &Action, error: &ActError, again: Duration) {
+    let line = Line::of(action);
+    tracing::warn!(
+        target: TARGET,
+        namespace = line.namespace.map(display),
+        device = line.device.map(display),
+        node = line.node.map(display),
+        vm = line.vm.map(display),
+        claim = line.claim.map(display),
+        name = line.name,
+        error = say(error),
+        ?again,
+        "cannot {}",
+        line.what
+    );
+}
+
+/// An error in one line. Of what the API server refuses, its own words: the client's show the whole answer, twice.
+pub(super) fn say(error: &(dyn Error + 'static)) -> String {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref() {
+            Some(kube::Error::Api(status)) => return format!("{} ({} {})", status.message, status.code, status.reason),
+            Some(other) => return other.to_string(),
+            None => {}
+        }
+        next = error.source();
+    }
+    error.to_string()
+}
+
+/// What the log says of an action.
+#[derive(Debug, Default)]
+struct Line<'a> {
+    /// What is done.
+    what: &'static str,
+    namespace: Option<&'a Namespace>,
+    device: Option<&'a DeviceName>,
+    node: Option<&'a NodeName>,
+    vm: Option<&'a VmName>,
+    claim: Option<&'a ClaimName>,
+    /// The object's name, where none of the others is it.
+    name: Option<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    /// The line for an action.
+    fn of(action: &'a Action) -> Self {
+        let none = Self::default();
+        let device = |what, name| Self { what, device: Some(name), ..Self::default() };
+        let local = |what, namespace, name| Self { namespace: Some(namespace), ..device(what, name) };
+        match action {
+            Action::CreateNodeDevice { name, status } => {
+                Self { node: status.node.as_ref(), ..device("create NodeUSBDevice", name) }
+            }
+            Action::PublishNodeDevice { name, status } => {
+                Self { node: status.node.as_ref(), vm: status.vm.as_ref(), ..device("publish NodeUSBDevice", name) }
+            }
+            Action::ForgetNodeDevice { name, .. } => device("forget NodeUSBDevice", name),
+            Action::CreateDevice { namespace, name, status, .. } => {
+                Self { node: status.node.as_ref(), ..local("create USBDevice", namespace, name) }
+            }
+            Action::PublishDevice { namespace, name, status } => Self {
+                node: status.node.as_ref(),
+                vm: status.vm.as_ref(),
+                ..local("publish USBDevice", namespace, name)
+            },
+            Action::DeleteDevice { namespace, name, .. } => local("delete USBDevice", namespace, name),
+            Action::CreateClaim { namespace, name, device, node, .. } => {
+                Self { claim: Some(name), node: Some(node), ..local("create claim", namespace, device) }
+            }
+            Action::DeleteClaim { namespace, name, .. } => {
+                Self { what: "delete claim", namespace: Some(namespace), claim: Some(name), ..none }
+            }
+            Action::CreatePortTemplate { namespace, hub } => {
+                Self { what: "create port template", namespace: Some(namespace), name: Some(hub.as_str()), ..none }
+            }
+            Action::CreateAttachment(new) => Self {
+                node: Some(&new.node),
+                vm: Some(&new.vm),
+                claim: Some(&new.claim),
+                name: Some(new.name.as_str()),
+                ..local("create attachment", &new.vm_pod.namespace, &new.device)
+            },
+            Action::DeleteAttachment { namespace, name, .. } => {
+                Self { what: "delete attachment", namespace: Some(namespace), name: Some(name.as_str()), ..none }
+            }
+            Action::CreateVmPod { namespace, vm, pod } => Self {
+                what: "create VM pod",
+                namespace: Some(namespace),
+                vm: Some(vm),
+                name: Some(pod.as_str()),
+                ..none
+            },
+            Action::DeleteVmPod { namespace, name, .. } => {
+                Self { what: "delete VM pod", namespace: Some(namespace), name: Some(name.as_str()), ..none }
+            }
+            Action::PublishVm { namespace, name, status } => Self {
+                what: "publish VirtualMachine",
+                namespace: Some(namespace),
+                vm: Some(name),
+                node: status.node.as_ref(),
+                ..none
+            },
+            Action::DeleteSlice { name } => Self { what: "delete slice", name: Some(name), ..none },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_api_server() {
+        let status = Status::failure("pods \"a\" is forbidden: exceeded quota", "Forbidden").with_code(403);
+        let error = ActError::Api(kube::Error::Api(status.boxed()));
+        assert_eq!(say(&error), "pods \"a\" is forbidden: exceeded quota (403 Forbidden)");
+        assert_eq!(say(&ActError::Late), "no answer from the API server within 10s");
+    }
+}

@@ -1,0 +1,210 @@
+//! All caches together, and the world they show.
+
+use patchbay_api::slice::{Pools, Slice};
+use patchbay_api::virtual_machine::Machine;
+use patchbay_core::conditions::Seconds;
+use patchbay_core::controller::world::{self, World};
+use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, Uid, VmName};
+use patchbay_core::speed::Hub;
+
+use super::cache::{Cache, Entry, ObjectKey};
+use super::target::{Kind, Target};
+use super::watch::{Seen, VmValue};
+
+/// Everything the watches have told.
+#[derive(Debug, Default)]
+pub(super) struct Caches {
+    nodes: Cache<(NodeName, world::Node)>,
+    namespaces: Cache<(Namespace, bool)>,
+    slices: Cache<Slice>,
+    node_devices: Cache<(DeviceName, world::NodeDevice)>,
+    devices: Cache<((Namespace, DeviceName), world::UsbDevice)>,
+    vms: Cache<VmValue>,
+    vm_pods: Cache<((Namespace, PodName), world::VmPod)>,
+    attachments: Cache<((Namespace, PodName), world::Attachment)>,
+    claims: Cache<((Namespace, ClaimName), world::Claim)>,
+    port_claims: Cache<Vec<(NodeName, Hub)>>,
+    port_templates: Cache<(Namespace, Hub)>,
+    pools: Pools,
+}
+
+/// What the caches show of one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    /// The newest version seen of any object of the kind.
+    pub(super) newest: u64,
+    /// The object's uid, and whether it is being deleted; None when it is not there.
+    pub(super) object: Option<(Uid, bool)>,
+}
+
+impl Caches {
+    /// Takes news in; says whether anything is different now.
+    pub(super) fn apply(&mut self, seen: Seen) -> bool {
+        match seen {
+            Seen::Node(delta) => self.nodes.apply(delta),
+            Seen::Namespace(delta) => self.namespaces.apply(delta),
+            Seen::Slice(delta) => self.slices.apply(delta),
+            Seen::NodeDevice(delta) => self.node_devices.apply(delta),
+            Seen::Device(delta) => self.devices.apply(delta),
+            Seen::Vm(delta) => self.vms.apply(delta),
+            Seen::VmPod(delta) => self.vm_pods.apply(delta),
+            Seen::Attachment(delta) => self.attachments.apply(delta),
+            Seen::Claim(delta) => self.claims.apply(delta),
+            Seen::PortClaim(delta) => self.port_claims.apply(delta),
+            Seen::PortTemplate(delta) => self.port_templates.apply(delta),
+        }
+    }
+
+    /// All first lists are whole.
+    pub(super) fn synced(&self) -> bool {
+        self.nodes.synced()
+            && self.namespaces.synced()
+            && self.slices.synced()
+            && self.node_devices.synced()
+            && self.devices.synced()
+            && self.vms.synced()
+            && self.vm_pods.synced()
+            && self.attachments.synced()
+            && self.claims.synced()
+            && self.port_claims.synced()
+            && self.port_templates.synced()
+    }
+
+    /// The world as it is known at `now`. Remembers which pools it believes, hence not a mere view.
+    pub(super) fn world(&mut self, now: Seconds) -> World {
+        let mut world = World {
+            now,
+            nodes: self.nodes.values().cloned().collect(),
+            pools: self.pools.update(self.slices.values()),
+            namespaces: self.namespaces.values().cloned().collect(),
+            node_devices: self.node_devices.values().cloned().collect(),
+            devices: self.devices.values().cloned().collect(),
+            vms: self.vms.values().map(|(key, vm, _)| (key.clone(), vm.clone())).collect(),
+            vm_pods: self.vm_pods.values().cloned().collect(),
+            claims: self.claims.values().cloned().collect(),
+            attachments: self.attachments.values().cloned().collect(),
+            port_templates: self.port_templates.values().cloned().collect(),
+            ..World::default()
+        };
+        for port in self.port_claims.values().flatten() {
+            *world.ports_used.entry(port.clone()).or_default() += 1;
+        }
+        world
+    }
+
+    /// What is known of one object.
+    pub(super) fn look(&self, target: &Target) -> Look {
+        match target.kind {
+            Kind::NodeDevice => look(&self.node_devices, &target.key),
+            Kind::Device => look(&self.devices, &target.key),
+            Kind::Vm => look(&self.vms, &target.key),
+            Kind::VmPod => look(&self.vm_pods, &target.key),
+            Kind::Attachment => look(&self.attachments, &target.key),
+            Kind::Claim => look(&self.claims, &target.key),
+            Kind::PortTemplate => look(&self.port_templates, &target.key),
+            Kind::Slice => look(&self.slices, &target.key),
+        }
+    }
+
+    /// What the pod of a virtual machine is made from.
+    pub(super) fn machine(&self, namespace: &Namespace, vm: &VmName) -> Option<Machine> {
+        let key = (namespace.to_string(), vm.to_string());
+        self.vms.get(&key)?.value.as_ref().map(|(_, _, machine)| machine.clone())
+    }
+}
+
+fn look<V: PartialEq>(cache: &Cache<V>, key: &ObjectKey) -> Look {
+    let object = |e: &Entry<V>| (e.uid.clone(), e.deleting);
+    Look { newest: cache.newest(), object: cache.get(key).map(object) }
+}
+
+#[cfg(test)]
+mod tests {
+    use patchbay_api::slice::Contents;
+    use patchbay_core::controller::world::{Node, Pool};
+
+    use super::super::cache::Delta;
+    use super::*;
+
+    fn entry<V>(value: V) -> Entry<V> {
+        Entry { uid: "u1".into(), deleting: false, value: Some(value) }
+    }
+
+    fn put<V>(namespace: &str, name: &str, value: V) -> Delta<V> {
+        Delta::Put((namespace.to_owned(), name.to_owned()), 7, entry(value))
+    }
+
+    fn end_all(caches: &mut Caches) {
+        for seen in [
+            Seen::Node(Delta::End),
+            Seen::Namespace(Delta::End),
+            Seen::Slice(Delta::End),
+            Seen::NodeDevice(Delta::End),
+            Seen::Device(Delta::End),
+            Seen::Vm(Delta::End),
+            Seen::VmPod(Delta::End),
+            Seen::Attachment(Delta::End),
+            Seen::Claim(Delta::End),
+            Seen::PortClaim(Delta::End),
+            Seen::PortTemplate(Delta::End),
+        ] {
+            assert!(!caches.synced());
+            caches.apply(seen);
+        }
+    }
+
+    #[test]
+    fn nothing_is_known_until_every_list_is_whole() {
+        let mut caches = Caches::default();
+        end_all(&mut caches);
+        assert!(caches.synced());
+        assert_eq!(caches.world(5), World { now: 5, ..World::default() });
+    }
+
+    #[test]
+    fn ports_in_use_are_counted_by_node_and_half() {
+        let mut caches = Caches::default();
+        let port = |node: &str, hub| (NodeName::new(node), hub);
+        caches.apply(Seen::PortClaim(put("a", "1", vec![port("node-1", Hub::Usb2)])));
+        caches.apply(Seen::PortClaim(put("b", "1", vec![port("node-1", Hub::Usb2), port("node-2", Hub::Usb2)])));
+        caches.apply(Seen::PortClaim(put("b", "2", vec![])));
+        let used = caches.world(0).ports_used;
+        assert_eq!(used, [(port("node-1", Hub::Usb2), 2), (port("node-2", Hub::Usb2), 1)].into());
+    }
+
+    #[test]
+    fn a_pool_whose_slices_are_being_replaced_stays_in_the_world() {
+        let mut caches = Caches::default();
+        let slice = |name: &str, generation, count| Slice {
+            name: name.to_owned(),
+            node: "node-1".into(),
+            generation,
+            count,
+            contents: Contents::Ports(vec!["usb2-0".parse().unwrap()]),
+            skipped: vec![],
+        };
+        caches.apply(Seen::Slice(put("", "old", slice("old", 1, 1))));
+        let ports = vec!["usb2-0".parse().unwrap()];
+        let pool = |slices: &[&str]| Pool {
+            ports: ports.clone(),
+            slices: slices.iter().map(|s| (*s).to_owned()).collect(),
+            ..Pool::default()
+        };
+        assert_eq!(caches.world(0).pools, [("node-1".into(), pool(&["old"]))].into());
+        caches.apply(Seen::Slice(put("", "new", slice("new", 2, 2))));
+        assert_eq!(caches.world(0).pools, [("node-1".into(), pool(&["new", "old"]))].into());
+    }
+
+    #[test]
+    fn a_look_shows_the_object_and_how_new_the_cache_is() {
+        let mut caches = Caches::default();
+        let target = Target { kind: Kind::Slice, key: (String::new(), "s".to_owned()) };
+        assert_eq!(caches.look(&target), Look::default());
+        let node = Node { ready: true, since: 0 };
+        caches.apply(Seen::Node(put("", "node-1", ("node-1".into(), node))));
+        assert_eq!(caches.look(&target).newest, 0, "kinds are apart");
+        let template = Target { kind: Kind::PortTemplate, key: ("ns".to_owned(), "usb-port-usb2".to_owned()) };
+        caches.apply(Seen::PortTemplate(put("ns", "usb-port-usb2", ("ns".into(), Hub::Usb2))));
+        assert_eq!(caches.look(&template), Look { newest: 7, object: Some(("u1".into(), false)) });
+    }
+}

@@ -1,0 +1,112 @@
+//! The watches: one for each kind of object, all in one stream.
+//!
+//! Pods and claims are chosen by label and slices by driver, so that what others run in the cluster costs nothing here.
+
+use futures::stream::{BoxStream, SelectAll, StreamExt, select_all};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use patchbay_api::virtual_machine::Machine;
+use patchbay_api::{
+    NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, attachment, claim, keys, namespace, node, node_device, port,
+    slice, usb_device, virtual_machine, vm_pod,
+};
+use patchbay_core::DRIVER;
+use patchbay_core::controller::world;
+use patchbay_core::names::{self, ClaimName, DeviceName, NodeName, PodName, VmName};
+use patchbay_core::speed::Hub;
+use serde::de::DeserializeOwned;
+
+use super::cache::Delta;
+use super::report;
+
+/// A virtual machine: its key, what the planner needs, what its pod is made from.
+pub(super) type VmValue = ((names::Namespace, VmName), world::Vm, Machine);
+
+/// News of one kind of object.
+#[derive(Debug)]
+pub(super) enum Seen {
+    Node(Delta<(NodeName, world::Node)>),
+    Namespace(Delta<(names::Namespace, bool)>),
+    Slice(Delta<slice::Slice>),
+    NodeDevice(Delta<(DeviceName, world::NodeDevice)>),
+    Device(Delta<((names::Namespace, DeviceName), world::UsbDevice)>),
+    Vm(Delta<VmValue>),
+    VmPod(Delta<((names::Namespace, PodName), world::VmPod)>),
+    Attachment(Delta<((names::Namespace, PodName), world::Attachment)>),
+    Claim(Delta<((names::Namespace, ClaimName), world::Claim)>),
+    PortClaim(Delta<Vec<(NodeName, Hub)>>),
+    PortTemplate(Delta<(names::Namespace, Hub)>),
+}
+
+/// All watches. They never end: what fails is tried again with growing pauses.
+pub(super) fn all(client: &Client) -> SelectAll<BoxStream<'static, Seen>> {
+    let every = watcher::Config::default;
+    let labelled = |key: &str| watcher::Config::default().labels(key);
+    select_all([
+        stream(Api::<Node>::all(client.clone()), every(), node::read, Seen::Node),
+        // Only the metadata is fetched.
+        stream(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), every(), read_namespace, Seen::Namespace),
+        stream(
+            Api::<ResourceSlice>::all(client.clone()),
+            every().fields(&format!("spec.driver={DRIVER}")),
+            read_slice,
+            Seen::Slice,
+        ),
+        stream(Api::<NodeUSBDevice>::all(client.clone()), every(), node_device::read, Seen::NodeDevice),
+        stream(Api::<USBDevice>::all(client.clone()), every(), usb_device::read, Seen::Device),
+        stream(Api::<VirtualMachine>::all(client.clone()), every(), virtual_machine::read, Seen::Vm),
+        stream(Api::<Pod>::all(client.clone()), labelled(keys::VM_NAME), vm_pod::read, Seen::VmPod),
+        stream(Api::<Pod>::all(client.clone()), labelled(keys::ATTACHMENT), attachment::read, Seen::Attachment),
+        stream(Api::<ResourceClaim>::all(client.clone()), labelled(keys::DEVICE), claim::read, Seen::Claim),
+        stream(Api::<ResourceClaim>::all(client.clone()), labelled(keys::PORT), read_port_claim, Seen::PortClaim),
+        stream(
+            Api::<ResourceClaimTemplate>::all(client.clone()),
+            labelled(keys::PORT),
+            port::read_template,
+            Seen::PortTemplate,
+        ),
+    ])
+}
+
+fn stream<K, V>(
+    api: Api<K>,
+    config: watcher::Config,
+    read: fn(&K) -> Result<V, Unreadable>,
+    wrap: fn(Delta<V>) -> Seen,
+) -> BoxStream<'static, Seen>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    V: 'static,
+{
+    let events = watcher(api, config).default_backoff();
+    events.filter_map(move |event| std::future::ready(note(event).map(|e| wrap(Delta::new(&e, read))))).boxed()
+}
+
+fn note<K: Resource<DynamicType = ()>>(event: watcher::Result<Event<K>>) -> Option<Event<K>> {
+    event
+        .map_err(|error| {
+            tracing::warn!(kind = %K::kind(&()), error = report::say(&error), "watch failed and is tried again");
+        })
+        .ok()
+}
+
+/// Reads a slice, and says which of its entries are ignored.
+fn read_slice(object: &ResourceSlice) -> Result<slice::Slice, Unreadable> {
+    let slice = slice::read(object)?;
+    for (device, error) in &slice.skipped {
+        tracing::warn!(node = %slice.node, device, %error, "published device is ignored");
+    }
+    Ok(slice)
+}
+
+fn read_port_claim(object: &ResourceClaim) -> Result<Vec<(NodeName, Hub)>, Unreadable> {
+    Ok(port::in_use(object))
+}
+
+fn read_namespace(object: &PartialObjectMeta<Namespace>) -> Result<(names::Namespace, bool), Unreadable> {
+    namespace::read(&object.metadata)
+}

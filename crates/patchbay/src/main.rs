@@ -1,0 +1,67 @@
+//! Patchbay: USB devices of any node of a Kubernetes cluster in any virtual machine of it.
+//!
+//! One binary, one image; each command is a process of the system.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod agent;
+mod controller;
+mod hold;
+mod logging;
+mod vm;
+
+/// USB devices of any node of a Kubernetes cluster in any virtual machine of it.
+#[derive(Debug, Parser)]
+#[command(name = "patchbay", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn what the agents publish and what people ask for into claims, pods and conditions
+    Controller(controller::Args),
+    /// Publish, export, import and plug the devices of this node
+    Agent(agent::Args),
+    /// Run a virtual machine as the first process of its pod
+    Vm(vm::Args),
+    /// Wait for a signal: the process of an attachment pod
+    Hold,
+    /// Print the custom resource definitions
+    Crds,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        // Without logging: it would be the larger half of the process.
+        Command::Hold => hold::run(),
+        Command::Crds => crds(),
+        Command::Controller(args) => prepare().and_then(|()| controller::run(args)),
+        Command::Agent(args) => prepare().and_then(|()| agent::run(args)),
+        Command::Vm(args) => prepare().and_then(|()| vm::run(args)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("patchbay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What every long-running command needs: logs, and one cryptography for all TLS.
+fn prepare() -> anyhow::Result<()> {
+    logging::init();
+    // Only fails when one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(())
+}
+
+fn crds() -> anyhow::Result<()> {
+    use std::io::Write;
+    std::io::stdout().write_all(patchbay_api::crds::yaml()?.as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Time. It stands still, at zero, while anybody has something to do: then everything is as quick as it can be. Slowness is
+//! a fault. At rest first the seconds pass that make waits worth telling, then the minutes that make devices forgotten.
+//!
+//! A moment that has passed is moved into the past instead of the clock into the future, so that worlds stay the same.
+
+use std::sync::Arc;
+
+use patchbay_core::conditions::{ConditionType, PluggedState, Reason};
+use patchbay_core::controller::{FORGET_AFTER, UNDER_WAY_AFTER};
+
+use crate::cluster::Cluster;
+use crate::steps::Steps;
+
+/// The clock's steps.
+pub fn steps(cluster: &Cluster, steps: &mut Steps) {
+    if !steps.at_rest() {
+        return;
+    }
+    let mut next = cluster.clone();
+    age(&mut next);
+    if !Arc::ptr_eq(&next.api, &cluster.api) {
+        steps.quiet(|| "a few seconds pass".to_owned(), next);
+        return;
+    }
+    steps.rest = true;
+    for (name, object) in cluster.api.seen.node_devices.iter().filter(|(_, d)| d.assigned.is_none()) {
+        let absent = object.status.conditions.iter().position(|c| c.reason == Reason::NotFound && c.since == 0);
+        if absent.is_none() {
+            continue;
+        }
+        let objects = &mut next.api_mut().seen.node_devices;
+        let conditions = objects.get_mut(name).map(|d| d.status.conditions.iter_mut()).into_iter().flatten();
+        for condition in conditions.filter(|c| c.kind == ConditionType::Ready) {
+            condition.since = -FORGET_AFTER;
+        }
+    }
+    if !Arc::ptr_eq(&next.api, &cluster.api) {
+        steps.quiet(|| "many minutes pass".to_owned(), next);
+    }
+}
+
+/// Lets so much time pass that every attachment that is not in its guest is told of.
+pub fn age(cluster: &mut Cluster) {
+    let young = |a: &patchbay_core::controller::world::Attachment| {
+        a.created == 0 && !matches!(a.plugged, Some(PluggedState::Plugged(_)))
+    };
+    if !cluster.api.seen.attachments.values().any(young) {
+        return;
+    }
+    for attachment in cluster.api_mut().seen.attachments.values_mut().filter(|a| young(a)) {
+        attachment.created = -UNDER_WAY_AFTER;
+    }
+}

@@ -1,0 +1,160 @@
+//! The agent's loop on the node where devices are plugged in: it answers calls and keeps bindings.
+
+use patchbay_core::controller::world::PodState;
+use patchbay_core::home::{self, Bound, Evidence, Keeping, Pod, Request, Verdict, authorise, keeping};
+use patchbay_core::importer::Step;
+use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
+
+use crate::api::Api;
+use crate::cluster::Cluster;
+use crate::importer::Call;
+use crate::kernel::{Binding, Local};
+use crate::laws;
+use crate::steps::Steps;
+
+/// What the API server says about a request to the agent of `home`.
+pub fn evidence(api: &Api, home: &NodeName, request: &Request) -> Evidence {
+    let key = (request.claim.namespace.clone(), request.claim.name.clone());
+    let mut evidence = Evidence::default();
+    if let (Some(claim), Some(rest)) = (api.seen.claims.get(&key), api.claims.get(&key)) {
+        let allocated =
+            if rest.reserved.is_empty() { Vec::new() } else { vec![(claim.node.clone(), rest.dra_name.clone())] };
+        let claim = ClaimRef { namespace: key.0.clone(), name: key.1.clone(), uid: claim.uid.clone() };
+        evidence.claim = Some(home::Claim { claim, allocated });
+        let pods = api.seen.attachments.iter().filter(|(_, a)| rest.reserved.contains(&a.uid));
+        evidence.pods = pods
+            .map(|((namespace, name), a)| Pod {
+                pod: PodRef { namespace: namespace.clone(), name: name.clone(), uid: a.uid.clone() },
+                node: Some(a.node.clone()),
+                wants: !a.deleting && a.state != PodState::Ended,
+            })
+            .collect();
+    }
+    let of_ours = api.seen.node_devices.iter().find(|(name, d)| {
+        d.status.node.as_ref() == Some(home) && *d.status.device_name.as_ref().unwrap_or(name) == request.device
+    });
+    evidence.assigned = of_ours.and_then(|(_, d)| d.assigned.clone());
+    evidence
+}
+
+/// The steps of the agents as exporters.
+pub fn steps(cluster: &Cluster, steps: &mut Steps) {
+    for (home, node) in &cluster.nodes {
+        publish(cluster, home, steps);
+        for (caller, other) in &cluster.nodes {
+            for (uid, call) in other.agent.calls.iter().filter(|(_, c)| c.home == *home) {
+                answer(cluster, home, caller, uid, call, steps);
+            }
+        }
+        for (device, local) in &node.plugged {
+            if let Some(binding) = &local.binding {
+                keep(cluster, home, device, binding, steps);
+            }
+        }
+    }
+}
+
+/// The slices follow sysfs.
+fn publish(cluster: &Cluster, name: &NodeName, steps: &mut Steps) {
+    let (Some(node), Some(pool)) = (cluster.node(name), cluster.api.seen.pools.get(name)) else { return };
+    let devices: Vec<_> = node.plugged.values().map(|l| l.device.clone()).collect();
+    if devices != pool.devices {
+        let mut next = cluster.clone();
+        if let Some(pool) = next.api_mut().seen.pools.get_mut(name) {
+            pool.devices = devices;
+        }
+        steps.quiet(|| format!("{name}'s agent publishes its devices"), next);
+    }
+}
+
+/// One request: denied, told to wait, or granted, which binds the device.
+fn answer(cluster: &Cluster, home: &NodeName, caller: &NodeName, uid: &Uid, call: &Call, steps: &mut Steps) {
+    let device = &call.request.device;
+    let local = cluster.node(home).and_then(|n| n.plugged.get(device));
+    let verdict = authorise(home, &call.request, &evidence(&cluster.api, home, &call.request));
+    let granting = local.and_then(|l| l.binding.as_ref()).and_then(|b| b.granting.as_ref());
+    let word = match (verdict, local) {
+        (Verdict::Deny(why), _) => {
+            let mut next = cluster.clone();
+            let label = || format!("{home}'s agent denies {device} to {caller}: {why}");
+            next.change(caller, |n| {
+                n.agent.calls.remove(uid);
+                n.agent.failures.insert(Step::Call(uid.clone()), why.clone());
+            });
+            steps.quiet(label, next);
+            return;
+        }
+        (Verdict::Wait(why), _) => why,
+        (Verdict::Grant, None) => format!("device {device} is absent on node {home}"),
+        (Verdict::Grant, Some(_)) if granting == Some(&(caller.clone(), uid.clone())) => return,
+        (Verdict::Grant, Some(_)) if granting.is_some() || cluster.session(home, device).is_some() => {
+            format!("device {device} is still in use by another session")
+        }
+        (Verdict::Grant, Some(_)) => {
+            if !laws::entitled(cluster, &call.request) {
+                steps.broken(format!("{home}'s agent would grant {device} to {caller}, which has no right to it"));
+            }
+            let mut next = cluster.clone();
+            let binding =
+                Binding { request: Some(call.request.clone()), granting: Some((caller.clone(), uid.clone())) };
+            next.change(home, |n| {
+                if let Some(local) = n.plugged.get_mut(device) {
+                    local.binding = Some(binding);
+                }
+            });
+            steps.quiet(|| format!("{home}'s agent grants {device} to {caller}"), next);
+            return;
+        }
+    };
+    if word != call.word {
+        let mut next = cluster.clone();
+        let label = || format!("{home}'s agent tells {caller} to wait: {word}");
+        next.change(caller, |n| {
+            if let Some(call) = n.agent.calls.get_mut(uid) {
+                call.word.clone_from(&word);
+            }
+        });
+        steps.quiet(label, next);
+    }
+}
+
+/// One bound device: sessions without right end, unused devices go back to their own driver.
+fn keep(cluster: &Cluster, home: &NodeName, device: &DeviceName, binding: &Binding, steps: &mut Steps) {
+    let mut next = cluster.clone();
+    if let Some((caller, uid)) = &binding.granting {
+        if cluster.node(caller).is_some_and(|n| n.agent.calls.get(uid).is_some_and(|c| c.home == *home)) {
+            return;
+        }
+        change(&mut next, home, device, |local| local.binding = Some(Binding { granting: None, ..binding.clone() }));
+        steps.quiet(|| format!("{home}'s agent notices that {caller} has hung up"), next);
+        return;
+    }
+    let judge = |request: &Request| authorise(home, request, &evidence(&cluster.api, home, request));
+    let asking = |c: &Call| c.home == *home && c.request.device == *device && judge(&c.request) == Verdict::Grant;
+    let bound = Bound {
+        in_session: cluster.session(home, device).is_some(),
+        granting: false,
+        verdict: binding.request.as_ref().map(judge),
+        contested: cluster.nodes.values().flat_map(|n| n.agent.calls.values()).any(asking),
+    };
+    match keeping(&bound) {
+        Keeping::Keep => {}
+        Keeping::Cut => {
+            next.end_session(home, device);
+            steps.quiet(|| format!("{home}'s agent cuts the session of {device}"), next);
+        }
+        Keeping::Release => {
+            next.end_session(home, device);
+            change(&mut next, home, device, |local| local.binding = None);
+            steps.quiet(|| format!("{home}'s agent gives {device} back to its driver"), next);
+        }
+    }
+}
+
+fn change(cluster: &mut Cluster, home: &NodeName, device: &DeviceName, change: impl FnOnce(&mut Local)) {
+    cluster.change(home, |n| {
+        if let Some(local) = n.plugged.get_mut(device) {
+            change(local);
+        }
+    });
+}

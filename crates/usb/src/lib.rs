@@ -1,0 +1,22 @@
+//! What Linux says about USB devices.
+//!
+//! | module | says |
+//! |---|---|
+//! | [`scan`] | which devices this node has, and which of them it imported |
+//! | [`names`] | what to call a device that does not say |
+//! | [`hints`] | that it is time to look again |
+//! | [`uevents`] | what a kernel message says |
+//! | [`root`] | where sysfs is; readers and writers of its attributes |
+//!
+//! Sysfs is the truth. Kernel messages only wake whoever reads it: they are lost under load, and a message about a device
+//! is old when it is read.
+
+pub mod hints;
+mod host_use;
+pub mod names;
+pub mod root;
+pub mod scan;
+pub mod uevents;
+
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;

@@ -1,0 +1,173 @@
+//! Which USB devices this node has.
+//!
+//! # Guarantees
+//!
+//! * Total: whatever sysfs holds, and whatever vanishes while it is read, a scan ends with a result. An attribute that is
+//!   missing or odd costs that attribute; one without which a device cannot be told or used (vendor, product, address,
+//!   speed) costs that device and leaves a line in [`Scan::problems`]. No device costs another one.
+//! * Hubs, root hubs and interfaces are left out. What this node imported (anything below `vhci_hcd`) is never among its
+//!   devices, but in [`Scan::imported`].
+//! * Sorted by place, numerically: `1-2` before `1-10`.
+//!
+//! It reads some 15 small files for each device, each of which may wait for the device's lock in the kernel: callers in
+//! async code use `spawn_blocking`.
+
+use std::path::Path;
+
+use patchbay_core::device::{Attributes, BusAddress, HexId, PortPath, clean};
+
+use crate::host_use::HostUse;
+use crate::names;
+use crate::root::{SysDir, SysError, SysRoot, explain};
+
+/// What a node has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Devices plugged into this node.
+    pub devices: Vec<Scanned>,
+    /// Devices (and hubs) of other nodes that this node imported.
+    pub imported: Vec<Imported>,
+    /// What could not be read, one line each, for people.
+    pub problems: Vec<String>,
+}
+
+/// A device plugged into this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// What is known of it.
+    pub attributes: Attributes,
+    /// The name of its folder in `sys/bus/usb/devices`.
+    pub sysfs_name: String,
+    /// The driver of the device as a whole: `usb`, or `usbip-host` while it is exported. None: nobody has it.
+    pub driver: Option<String>,
+    /// Why it cannot be taken from the host, for people. None when it can.
+    pub host_use: Option<String>,
+}
+
+/// A device that sits on a virtual controller of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// Its name on this node.
+    pub bus_id: PortPath,
+    /// Its address on this node, if it can be told.
+    pub address: Option<BusAddress>,
+    /// N of `vhci_hcd.N`, if it can be told.
+    pub controller: Option<u32>,
+    /// The port of that controller's hub, from 1, if it can be told.
+    pub root_port: Option<u16>,
+}
+
+/// The longest string descriptor has 126 UTF-16 units, each at most 3 bytes of UTF-8 (a pair of them 4).
+const MAX_STRING: usize = 126 * 4;
+
+/// `bDeviceClass` of a hub.
+const HUB: u8 = 0x09;
+
+enum Found {
+    Device(Box<Scanned>),
+    Imported(Imported),
+    Hub,
+}
+
+/// Looks at every USB device of the node.
+pub fn scan(root: &SysRoot) -> Scan {
+    let mut scan = Scan::default();
+    let names = root.dir("sys/bus/usb/devices").names();
+    let names = names.unwrap_or_else(|error| {
+        scan.problems.push(explain(&error));
+        Vec::new()
+    });
+    let host = HostUse::read(root);
+    let mut places: Vec<PortPath> = Vec::new();
+    // Root hubs (`usb1`) have no dash, interfaces (`1-1:1.0`) have a colon.
+    for name in names.iter().filter(|n| n.contains('-') && !n.contains(':')) {
+        match name.parse() {
+            Ok(place) => places.push(place),
+            Err(_) => scan.problems.push(format!("sys/bus/usb/devices/{name:?} is no place of a USB device: left out")),
+        }
+    }
+    places.sort_by_key(place_order);
+    for place in places {
+        match look(root, &host, &place) {
+            Ok(Found::Device(device)) => scan.devices.push(*device),
+            Ok(Found::Imported(device)) => scan.imported.push(device),
+            Ok(Found::Hub) => {}
+            Err(error) => scan.problems.push(format!("device {place} left out: {}", explain(&error))),
+        }
+    }
+    scan
+}
+
+/// The key that sorts places as people count: by bus, then port by port.
+pub fn place_order(place: &PortPath) -> Vec<u32> {
+    place.as_str().split(['-', '.']).map(|number| number.parse().unwrap_or(u32::MAX)).collect()
+}
+
+/// The address of the device at a place of this node: what a device node is named after.
+///
+/// # Errors
+/// There is no device, or it is going.
+pub fn address(root: &SysRoot, place: &PortPath) -> Result<BusAddress, SysError> {
+    let device = root.usb_device(place.as_str());
+    Ok(BusAddress { bus: device.parse("busnum")?, device: device.parse("devnum")? })
+}
+
+/// Whether the device at a place of this node is one that it imported.
+///
+/// # Errors
+/// There is no device.
+pub fn is_imported(root: &SysRoot, place: &PortPath) -> Result<bool, SysError> {
+    let real = root.usb_device(place.as_str()).real()?;
+    Ok(virtual_controller(root, &real).is_some())
+}
+
+fn look(root: &SysRoot, host: &HostUse, place: &PortPath) -> Result<Found, SysError> {
+    let device = root.usb_device(place.as_str());
+    let real = device.real()?;
+    if let Some(controller) = virtual_controller(root, &real) {
+        let root_port = place_order(place).get(1).and_then(|port| u16::try_from(*port).ok());
+        let address = address(root, place).ok();
+        return Ok(Found::Imported(Imported { bus_id: place.clone(), address, controller, root_port }));
+    }
+    let class = device.text("bDeviceClass").ok().and_then(|c| u8::from_str_radix(&c, 16).ok()).unwrap_or(0);
+    if class == HUB {
+        return Ok(Found::Hub);
+    }
+    let found = Scanned {
+        attributes: attributes(root, &device, place, class)?,
+        sysfs_name: place.as_str().to_owned(),
+        driver: device.link("driver"),
+        host_use: host.reason(&real),
+    };
+    Ok(Found::Device(Box::new(found)))
+}
+
+fn attributes(root: &SysRoot, device: &SysDir, place: &PortPath, class: u8) -> Result<Attributes, SysError> {
+    let string = |attribute| device.text(attribute).ok().and_then(|text| clean(&text, MAX_STRING));
+    let (vendor_id, product_id) = (device.parse("idVendor")?, device.parse("idProduct")?);
+    let words = names::complete(vendor_id, product_id, class, string("manufacturer"), string("product"));
+    Ok(Attributes {
+        vendor_id,
+        product_id,
+        bcd: device.parse("bcdDevice").unwrap_or(HexId(0)),
+        address: address(root, place)?,
+        serial: string("serial"),
+        manufacturer: words.manufacturer,
+        product: words.product,
+        name: words.name,
+        speed: device.parse("speed")?,
+        port_path: place.clone(),
+        class,
+    })
+}
+
+/// Whether a device is below a virtual controller, and below which: N of `vhci_hcd.N`.
+fn virtual_controller(root: &SysRoot, real: &Path) -> Option<Option<u32>> {
+    let top = root.dir("").real().ok()?;
+    let below = real.strip_prefix(top).unwrap_or(real);
+    let folder = below.iter().filter_map(|part| part.to_str()).find(|part| part.starts_with("vhci_hcd"))?;
+    Some(folder.strip_prefix("vhci_hcd.").and_then(|number| number.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests;
