@@ -1,0 +1,40 @@
+# Patchbay. `make help` lists what there is.
+# Everything that is downloaded or built for the lab is kept in one folder, PATCHBAY_CACHE (default: ~/.cache/patchbay).
+
+export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
+LAB = cargo run --quiet --package patchbay-lab --bin lab --
+
+.PHONY: help demo test check unit lab-parts scenarios bench lab-up lab-down fmt
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## a real cluster comes up, a stick is plugged in, and a VM on another node reads it
+	@$(LAB) demo
+
+test: ## everything: checks, unit and property tests, exploration, and the scenarios on real nodes
+	@scripts/test
+
+check: ## formatting, lints, layers, licences: no cluster needed
+	@scripts/check
+
+unit: ## unit and property tests and exploration: no cluster needed
+	@cargo test --quiet --workspace
+
+lab-parts: ## builds and caches what the lab is made of
+	@$(LAB) parts
+
+scenarios: ## the scenarios on real nodes; ONLY=word runs those whose name contains it
+	@$(LAB) test $(ONLY)
+
+bench: ## measures attach, detach and discovery against the stock tools; prints a table, writes JSON
+	@$(LAB) bench
+
+lab-up: ## starts the lab and leaves it running; prints how to use it
+	@$(LAB) up
+
+lab-down: ## stops it
+	@$(LAB) down
+
+fmt: ## formats the code
+	@cargo fmt --all

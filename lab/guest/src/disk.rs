@@ -1,0 +1,174 @@
+//! Reads a disk: once from beginning to end for its checksum, then a block here and there for as long as it is
+//! there, to see whether it goes on giving the same bytes. Every read goes to the device, none to a cache.
+
+use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
+
+use crate::tell;
+
+/// Size of the reads for the checksum.
+const CHUNK: usize = 256 * 1024;
+/// Size of the later reads.
+const BLOCK: usize = 4096;
+/// Time from one later read to the next.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Time from one line about them to the next.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// Reads the disk in a thread of its own until `stop` is set.
+pub(crate) fn watch(name: &str, serial: &str, size: u64, stop: Arc<AtomicBool>) {
+    let (name, serial) = (name.to_owned(), serial.to_owned());
+    thread::spawn(move || {
+        // A reader of cards without a card has a disk of no size.
+        if size > 0
+            && let Err(error) = read(&name, &serial, size, &stop)
+            && !stop.load(Ordering::Relaxed)
+        {
+            tell!("disk {name} cannot be read: {error}");
+        }
+    });
+}
+
+fn read(name: &str, serial: &str, size: u64, stop: &AtomicBool) -> io::Result<()> {
+    let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+    let disk = OpenOptions::new().read(true).custom_flags(direct).open(format!("/dev/{name}"))?;
+    let mut buffer = Buffer::new();
+    let (checksum, blocks) = whole(&disk, size, &mut buffer)?;
+    tell!("disk {name} serial={serial} sha256={checksum} bytes={size}");
+    let mut tally = Tally::default();
+    let mut chance = Chance(size ^ 0x9e37_79b9_7f4a_7c15);
+    let mut reported = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(PAUSE);
+        tally.add(one_block(&disk, &blocks, &mut buffer, &mut chance));
+        if reported.elapsed() >= REPORT && !stop.load(Ordering::Relaxed) {
+            reported = Instant::now();
+            tell!("disk {name} reads ok={} bad={} errors={}", tally.ok, tally.bad, tally.errors);
+        }
+    }
+    Ok(())
+}
+
+/// Reads everything: the checksum, and a hash of each whole block.
+fn whole(disk: &File, size: u64, buffer: &mut Buffer) -> io::Result<(String, Vec<u64>)> {
+    let (mut checksum, mut blocks, mut at) = (Sha256::new(), Vec::new(), 0);
+    while at < size {
+        let want = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
+        let bytes = buffer.aligned(want)?;
+        disk.read_exact_at(bytes, at)?;
+        checksum.update(&*bytes);
+        blocks.extend(bytes.chunks_exact(BLOCK).map(hash));
+        at += u64::try_from(want).map_err(io::Error::other)?;
+    }
+    Ok((checksum.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), blocks))
+}
+
+/// Reads one block: whether it is as it was.
+fn one_block(disk: &File, blocks: &[u64], buffer: &mut Buffer, chance: &mut Chance) -> io::Result<bool> {
+    let count = u64::try_from(blocks.len()).map_err(io::Error::other)?;
+    let index = chance.next().checked_rem(count).unwrap_or(0);
+    let known = usize::try_from(index).ok().and_then(|index| blocks.get(index));
+    let bytes = buffer.aligned(BLOCK)?;
+    disk.read_exact_at(bytes, index * 4096)?;
+    Ok(known == Some(&hash(bytes)))
+}
+
+fn hash(block: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    block.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The later reads so far.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    ok: u64,
+    bad: u64,
+    errors: u64,
+}
+
+impl Tally {
+    fn add(&mut self, read: io::Result<bool>) {
+        match read {
+            Ok(true) => self.ok += 1,
+            Ok(false) => self.bad += 1,
+            Err(_) => self.errors += 1,
+        }
+    }
+}
+
+/// Memory for direct reads, which the kernel wants at the start of a block.
+struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn new() -> Self {
+        Self(vec![0; CHUNK + BLOCK])
+    }
+
+    fn aligned(&mut self, length: usize) -> io::Result<&mut [u8]> {
+        let start = self.0.as_ptr().align_offset(BLOCK);
+        self.0.get_mut(start..start + length).ok_or_else(|| io::Error::other("the read is larger than its buffer"))
+    }
+}
+
+/// Numbers without a pattern (xorshift); what they are worth for secrets does not matter here.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A file of 300 KiB and a bit, more than one chunk, no whole number of blocks, every block different.
+    fn disk() -> (File, Vec<u8>) {
+        let path = std::env::temp_dir().join(format!("guest-disk-{}-{:?}", std::process::id(), thread::current().id()));
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let bytes: Vec<u8> = (0..300 * 1024 + 512_u32).map(|n| u8::try_from((n / 4096 + n) % 251).unwrap()).collect();
+        file.write_all(&bytes).unwrap();
+        (file, bytes)
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_all_bytes() {
+        let (disk, bytes) = disk();
+        let size = u64::try_from(bytes.len()).unwrap();
+        let (checksum, blocks) = whole(&disk, size, &mut Buffer::new()).unwrap();
+        let expected: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(checksum, expected);
+        assert_eq!(blocks.len(), 75);
+    }
+
+    #[test]
+    fn a_block_that_changed_is_bad_and_one_that_cannot_be_read_is_an_error() {
+        let (disk, bytes) = disk();
+        let mut buffer = Buffer::new();
+        let (_, blocks) = whole(&disk, u64::try_from(bytes.len()).unwrap(), &mut buffer).unwrap();
+        let (mut tally, mut chance) = (Tally::default(), Chance(1));
+        tally.add(one_block(&disk, &blocks, &mut buffer, &mut chance));
+        disk.write_all_at(&vec![1; bytes.len()], 0).unwrap();
+        tally.add(one_block(&disk, &blocks, &mut buffer, &mut chance));
+        disk.set_len(0).unwrap();
+        tally.add(one_block(&disk, &blocks, &mut buffer, &mut chance));
+        assert_eq!(tally, Tally { ok: 1, bad: 1, errors: 1 });
+    }
+}

@@ -1,0 +1,149 @@
+//! The measurements: what an attachment costs, beside what the kernel and QEMU need by themselves.
+//!
+//! One run, one lab, one virtual machine on node-2 and one stick in node-1:
+//!
+//! 1. [`attach`]: the list of the machine's devices is changed, and the guest says when it sees the device;
+//! 2. [`cable`]: a stick is plugged in, and a watch says when its `NodeUSBDevice` is ready;
+//! 3. [`processes`]: what our processes use while nothing happens;
+//! 4. [`byhand`]: our processes are removed, and the same stick goes into the same guest with the stock tools.
+//!
+//! All times are in the time of one clock, the lab's: those of the nodes are compared with it ([`probe::skew`]).
+//! [`steps`] takes an attachment apart with what the API server's audit log, the agents' logs and the kernels say.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::case::Case;
+use crate::cluster::Lab;
+use crate::progress::{say, step};
+use crate::stick::Stick;
+
+mod attach;
+mod audit;
+mod byhand;
+mod cable;
+mod clock;
+mod figures;
+mod pressure;
+mod probe;
+mod processes;
+mod steps;
+
+use clock::Clock;
+use figures::{Row, Times, table};
+use steps::Records;
+
+/// How often each thing is done. One time more is not counted: the first finds cold caches and modules not loaded.
+const ROUNDS: usize = 10;
+const NAMESPACE: &str = "bench";
+const VM: &str = "linux-vm";
+const HOME: &str = "node-1";
+const IMPORTER: &str = "node-2";
+
+/// Runs them, prints the table and stores it as JSON in `target/bench`.
+///
+/// # Errors
+/// At the first step that does not work; the logs are collected then.
+pub fn run(lab: &Lab) -> Result<()> {
+    measure(lab).inspect_err(|_| lab.collect_logs())
+}
+
+fn measure(lab: &Lab) -> Result<()> {
+    let clock = Clock::now();
+    probe::start(lab)?;
+    let skews_before = skews(lab, &clock)?;
+    let case = Case::begin(lab, NAMESPACE)?;
+    let mut guest = step("starting a virtual machine on node-2", || case.vm(VM, IMPORTER, &[]))?;
+    let (device, _) = case.plug(HOME, &Stick::new("bench"))?;
+    case.assign(&device, NAMESPACE)?;
+    let (ours, busy) =
+        step("attaching and detaching", || pressure::during(|| attach::rounds(&case, &mut guest, &device, &clock)))?;
+    // Read while the agents whose logs these are still run.
+    let records = Records::read(lab, &clock)?;
+    let cable = step("plugging sticks in", || cable::rounds(lab, &clock))?;
+    let processes = step("watching our processes do nothing", || processes::idle(lab))?;
+    let place = device_place(lab, &device)?;
+    let (hand, busy_by_hand) = step("removing our processes and doing the same by hand", || {
+        pressure::during(|| byhand::rounds(&case, &mut guest, &place, &clock))
+    })?;
+
+    let (breakdown, by_step) = steps::breakdown(&records, &ours);
+    let (writes, by_write) = audit::per_cycle(&records.writes, &ours);
+    let times = |of: fn(&attach::Round) -> Duration| -> Times { ours.iter().map(of).collect() };
+    let (attach, detach) = (times(attach::Round::attach), times(attach::Round::detach));
+    // A person at the nodes' own keyboards would not wait for the lab to bring two commands to them.
+    let added = attach.median() - (hand.attach.median() - 2.0 * hand.command.median());
+    let mut rows = vec![
+        Row::times("attach: list changed -> guest sees the device", &attach),
+        Row::times("  the same by hand: bind, usbip attach, QMP", &hand.attach),
+        Row::times("  of that, for each of its two commands: getting it to the node", &hand.command),
+        Row::figure("  added by our control path (medians, without those)", added, "ms").at_most(300.0),
+        Row::times("detach: list changed -> guest sees it go", &detach),
+        Row::times("  the same by hand: device_del", &hand.detach),
+        Row::times("cable in -> NodeUSBDevice ready", &cable.total).at_most(100.0),
+        Row::times("  the kernel alone: until its uevent", &cable.kernel),
+        Row::times("  ours: from the uevent on", &cable.ours).at_most(100.0),
+        Row::figure("API writes of one attach and detach", writes, "").at_most(12.0),
+    ];
+    rows.extend(processes.iter().flat_map(processes::Process::rows));
+    println!("\n{}", table(&format!("Patchbay on this machine, {ROUNDS} rounds each"), &rows));
+    println!("{}", table("Where an attach spends its time (each step from the end of the one before)", &breakdown));
+    println!("{}", table("Where the attach by hand does", &hand.steps()));
+    println!("API writes of our accounts in one cycle (all {ROUNDS} cycles, divided; without leases):");
+    for (what, count) in &by_write {
+        println!("  {count:>5.1}  {what}");
+    }
+    let percent = |busy: Option<f64>| busy.map_or("?".to_owned(), |busy| format!("{busy:.0} %"));
+    println!(
+        "\nSomething on this machine had to wait for a processor during {} of the time of attaching and {} of that by hand:\n\
+         the two compare when these are alike, and all is faster when they are small.",
+        percent(busy),
+        percent(busy_by_hand)
+    );
+    let drift = skews(lab, &clock)?.into_iter().zip(skews_before).map(|(after, before)| after.abs_diff(before)).max();
+    let drift = drift.unwrap_or_default().as_secs_f64() * 1000.0;
+    println!(
+        "The nodes' clocks are compared with ours and corrected for; during the run they drifted by {drift:.1} ms."
+    );
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    store(
+        unix,
+        &json!({
+            "unix": unix,
+            "kubernetes": lab.parts().kubernetes,
+            "rounds": ROUNDS,
+            "waiting_for_processors_percent": {"attaching": busy, "by_hand": busy_by_hand},
+            "rows": rows,
+            "attach_ms": attach, "detach_ms": detach, "attach_steps_ms": by_step,
+            "by_hand": hand, "cable": cable, "api_writes_per_cycle": by_write,
+            "processes": processes, "clock_drift_ms": drift,
+        }),
+    )
+}
+
+/// How far the clocks of the nodes are off.
+fn skews(lab: &Lab, clock: &Clock) -> Result<Vec<Duration>> {
+    lab.nodes().iter().map(|node| Ok(probe::skew(node, clock)?.size())).collect()
+}
+
+/// The device's place on its home node, like `2-1`.
+fn device_place(lab: &Lab, device: &str) -> Result<String> {
+    lab.kubectl(&["get", "nodeusbdevice", device, "-o", "jsonpath={.status.attributes.portPath}"])
+}
+
+fn store(unix: u64, result: &Value) -> Result<()> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the lab has no repository")?;
+    let folder = repository.join("target/bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let text = serde_json::to_string_pretty(result)?;
+    for name in [format!("{unix}.json"), "latest.json".to_owned()] {
+        let path = folder.join(name);
+        fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    say(&format!("stored in target/bench/{unix}.json and target/bench/latest.json"));
+    Ok(())
+}

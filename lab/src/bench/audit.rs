@@ -1,0 +1,99 @@
+//! The API server's audit log: who wrote what, and when it was done.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::attach::Round;
+use super::clock;
+
+/// How the names of our accounts begin.
+const OURS: &str = "system:serviceaccount:patchbay:";
+
+/// One request that changes something, whatever came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Write {
+    /// When it was answered.
+    pub(super) at: Duration,
+    /// Who.
+    pub(super) user: String,
+    /// What was done: `create pods/binding`.
+    pub(super) what: String,
+}
+
+/// All writes so far.
+///
+/// # Errors
+/// When the log cannot be read.
+pub(super) fn read(path: &Path) -> Result<Vec<Write>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().filter_map(of_line).collect())
+}
+
+fn of_line(line: &str) -> Option<Write> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
+    let sub = text("/objectRef/subresource").map_or(String::new(), |sub| format!("/{sub}"));
+    Some(Write {
+        at: clock::parse(text("/stageTimestamp")?)?,
+        user: text("/user/username")?.to_owned(),
+        what: format!("{} {}{sub}", text("/verb")?, text("/objectRef/resource")?),
+    })
+}
+
+/// The writes of our accounts for one attach and detach, leases left out: how many, and which.
+pub(super) fn per_cycle(writes: &[Write], rounds: &[Round]) -> (f64, BTreeMap<String, f64>) {
+    let (Some(first), Some(last)) = (rounds.first(), rounds.last()) else { return (f64::NAN, BTreeMap::new()) };
+    let cycles = u32::try_from(rounds.len()).map_or(f64::NAN, f64::from);
+    let mut by = BTreeMap::<String, f64>::new();
+    for write in writes.iter().filter(|w| (first.asked..=last.settled).contains(&w.at) && !w.what.ends_with(" leases"))
+    {
+        if let Some(account) = write.user.strip_prefix(OURS) {
+            *by.entry(format!("{account}: {}", write.what)).or_default() += 1.0 / cycles;
+        }
+    }
+    (by.values().sum(), by)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"verb":"create","user":{"username":"system:kube-scheduler"},"objectRef":{"resource":"pods","subresource":"binding"},"stageTimestamp":"1970-01-01T00:00:01.5Z"}"#;
+
+    #[test]
+    fn a_line_tells_who_did_what_and_when() {
+        let write = of_line(LINE).unwrap();
+        assert_eq!((write.at, write.what.as_str()), (Duration::from_millis(1500), "create pods/binding"));
+        assert_eq!(of_line("half a li"), None);
+    }
+
+    #[test]
+    fn only_writes_of_our_accounts_during_the_rounds_count_and_leases_do_not() {
+        let at = |second| Duration::from_secs(second);
+        let write = |second, user: &str, what: &str| Write { at: at(second), user: user.into(), what: what.into() };
+        let ours = "system:serviceaccount:patchbay:controller";
+        let round = |asked, settled| Round {
+            asked: at(asked),
+            seen: at(asked),
+            recalled: at(settled),
+            gone: at(settled),
+            settled: at(settled),
+        };
+        let writes = [
+            write(9, ours, "create pods"),
+            write(10, ours, "create pods"),
+            write(11, ours, "patch leases"),
+            write(12, "system:kube-scheduler", "create pods/binding"),
+            write(25, ours, "create pods"),
+            write(31, ours, "create pods"),
+        ];
+        let (total, by) = per_cycle(&writes, &[round(10, 20), round(20, 30)]);
+        assert!((total - 1.0).abs() < 1e-9, "{by:?}");
+        assert_eq!(by.keys().collect::<Vec<_>>(), ["controller: create pods"]);
+    }
+}

@@ -1,0 +1,246 @@
+//! The test guest in a virtual machine, through the log of its pod: the guest's console is the pod's output.
+//!
+//! A [`Guest`] follows the machine, not the container: when the machine gets a new pod, or QEMU is started again in its
+//! pod, it goes on with that output.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use futures::{AsyncBufReadExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams, LogParams};
+
+use crate::{api, wait};
+
+/// How long to wait before looking for the pod again.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Lines an error shows.
+const SHOWN: usize = 15;
+
+/// One line of the guest's console.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// When it arrived here.
+    pub at: Instant,
+    /// What it says.
+    pub text: String,
+}
+
+#[derive(Default)]
+struct Console {
+    lines: Mutex<Vec<Line>>,
+    more: Condvar,
+}
+
+impl Console {
+    fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The console of a virtual machine's guest.
+pub struct Guest {
+    what: String,
+    console: Arc<Console>,
+    from: usize,
+}
+
+impl Guest {
+    /// Starts to follow the console; the machine need not exist yet.
+    pub fn follow(client: kube::Client, namespace: &str, vm: &str) -> Self {
+        let console = Arc::new(Console::default());
+        let weak = Arc::downgrade(&console);
+        let (pods, name) = (Api::<Pod>::namespaced(client, namespace), vm.to_owned());
+        api::spawn(async move {
+            let mut last = String::new();
+            // Ends when nobody holds the console any more.
+            while weak.strong_count() > 0 {
+                if let Some(pod) = pod_of(&pods, &name).await {
+                    read(&pods, &pod, &mut last, |text| {
+                        weak.upgrade().map(|console| {
+                            console.lines().push(Line { at: Instant::now(), text });
+                            console.more.notify_all();
+                        })
+                    })
+                    .await;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
+        Self { what: format!("the guest of {namespace}/{vm}"), console, from: 0 }
+    }
+
+    /// Only what comes from now on counts for the waits that follow.
+    pub fn forget(&mut self) {
+        self.from = self.console.lines().len();
+    }
+
+    /// What counts, so far.
+    pub fn lines(&self) -> Vec<Line> {
+        self.console.lines().iter().skip(self.from).cloned().collect()
+    }
+
+    /// Waits for a line for which `wanted` gives a value.
+    ///
+    /// # Errors
+    /// After the deadline: what was awaited, and the last lines.
+    pub fn wait_line<T>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        mut wanted: impl FnMut(&Line) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = wait::patient(deadline);
+        let end = Instant::now() + deadline;
+        let mut next = self.from;
+        let mut lines = self.console.lines();
+        loop {
+            let fresh = lines.get(next..).unwrap_or_default();
+            if let Some(value) = fresh.iter().find_map(&mut wanted) {
+                return Ok(value);
+            }
+            next = lines.len();
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let shown = next.saturating_sub(SHOWN).max(self.from);
+                let last: Vec<_> = lines.iter().skip(shown).map(|line| format!("  {}", line.text)).collect();
+                bail!(
+                    "waited {:.1} s for {} to say {what}; it said last:\n{}",
+                    deadline.as_secs_f32(),
+                    self.what,
+                    last.join("\n")
+                );
+            }
+            lines = self.console.more.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The checksum the guest computes of the stick with this serial number.
+    ///
+    /// # Errors
+    /// When it tells none in time.
+    pub fn sha256(&self, serial: &str, deadline: Duration) -> Result<String> {
+        let mut disk = DiskOf::new(serial);
+        self.console.lines().iter().take(self.from).for_each(|line| drop(disk.hear(&line.text)));
+        self.wait_line(&format!("the checksum of {serial}"), deadline, |line| disk.hear(&line.text))
+    }
+}
+
+/// Which of the guest's disks is the one with a certain serial number, as its lines tell:
+///
+/// ```text
+/// guest: disk add sda size=8388608 serial=SN0001 up=9.11
+/// guest: disk sda sha256=<64 digits> bytes=8388608 up=9.80
+/// guest: disk remove sda up=31.00
+/// ```
+struct DiskOf<'s> {
+    serial: &'s str,
+    disk: Option<String>,
+}
+
+impl<'s> DiskOf<'s> {
+    fn new(serial: &'s str) -> Self {
+        Self { serial, disk: None }
+    }
+
+    /// Takes in a line; the checksum, if it is that disk's.
+    fn hear(&mut self, line: &str) -> Option<String> {
+        let words: Vec<&str> = line.split_once("guest: disk ")?.1.split_whitespace().collect();
+        let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key));
+        match words.as_slice() {
+            ["add", disk, ..] if value("serial=") == Some(self.serial) => self.disk = Some((*disk).to_owned()),
+            ["add" | "remove", disk, ..] => self.disk = self.disk.take().filter(|mine| mine != disk),
+            [disk, ..] if self.disk.as_deref() == Some(disk) => return value("sha256=").map(str::to_owned),
+            _ => {}
+        }
+        None
+    }
+}
+
+/// The newest pod that belongs to the machine and has started.
+async fn pod_of(pods: &Api<Pod>, vm: &str) -> Option<String> {
+    let list = pods.list(&ListParams::default()).await.ok()?;
+    let owned =
+        |pod: &Pod| pod.owner_references().iter().any(|owner| owner.kind == "VirtualMachine" && owner.name == vm);
+    let started = |pod: &Pod| {
+        pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(|phase| phase != "Pending")
+    };
+    let pods = list.items.into_iter().filter(|pod| owned(pod) && started(pod));
+    pods.max_by_key(|pod| pod.creation_timestamp().map(|time| time.0)).map(|pod| pod.name_any())
+}
+
+/// Reads a pod's output until its container ends or it cannot be read. Lines that are not younger than `last` were read
+/// before: a connection that breaks begins with the first line again, and the next container of the pod with its own.
+async fn read(pods: &Api<Pod>, pod: &str, last: &mut String, mut push: impl FnMut(String) -> Option<()>) {
+    let follow = LogParams { follow: true, timestamps: true, ..LogParams::default() };
+    let Ok(output) = pods.log_stream(pod, &follow).await else { return };
+    let mut lines = std::pin::pin!(output.lines());
+    while let Ok(Some(line)) = lines.try_next().await {
+        // The kubelet prints all times in UTC with nine decimals: their order is that of the texts.
+        let Some((time, text)) = line.split_once(' ').filter(|(time, _)| *time > last.as_str()) else { continue };
+        time.clone_into(last);
+        if push(text.to_owned()).is_none() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(lines: &[&str]) -> Guest {
+        let console = Arc::new(Console::default());
+        console.lines().extend(lines.iter().map(|text| Line { at: Instant::now(), text: (*text).to_owned() }));
+        Guest { what: "the guest of ns/vm".into(), console, from: 0 }
+    }
+
+    #[test]
+    fn a_checksum_belongs_to_the_disk_that_has_the_serial_number_at_that_time() {
+        let mut guest = guest(&[
+            "guest: disk add sda size=8 serial=SN1 up=1.0",
+            "guest: disk add sdb size=8 serial=SN12 up=1.1",
+            "guest: disk sdb sha256=bb bytes=8 up=1.2",
+            "guest: disk sda sha256=aa bytes=8 up=1.3",
+            "guest: disk sda reads ok=20 bad=0 errors=0 up=1.4",
+        ]);
+        assert_eq!(guest.sha256("SN1", Duration::ZERO).unwrap(), "aa");
+        assert_eq!(guest.sha256("SN12", Duration::ZERO).unwrap(), "bb");
+        guest.forget();
+        assert!(guest.sha256("SN1", Duration::ZERO).is_err(), "what is forgotten does not count");
+        for text in [
+            "guest: disk remove sda up=2.0",
+            "guest: disk add sda size=8 serial=SN3 up=2.1",
+            "guest: disk sda sha256=cc up=2.2",
+        ] {
+            guest.console.lines().push(Line { at: Instant::now(), text: text.into() });
+        }
+        assert!(guest.sha256("SN1", Duration::ZERO).is_err(), "the name of a disk says nothing after it was removed");
+        assert_eq!(guest.sha256("SN3", Duration::ZERO).unwrap(), "cc");
+    }
+
+    #[test]
+    fn forgotten_lines_do_not_count_and_later_ones_do() {
+        let mut guest = guest(&["old"]);
+        guest.forget();
+        let console = Arc::clone(&guest.console);
+        let other = std::thread::spawn(move || {
+            console.lines().push(Line { at: Instant::now(), text: "new".into() });
+            console.more.notify_all();
+        });
+        let text = guest.wait_line("anything", Duration::from_secs(10), |line| Some(line.text.clone())).unwrap();
+        other.join().unwrap();
+        assert_eq!(text, "new");
+    }
+
+    #[test]
+    fn the_error_shows_what_the_guest_said_last() {
+        let error = guest(&["Linux version", "panic"])
+            .wait_line("hello", Duration::ZERO, |_| None::<()>)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "waited 0.0 s for the guest of ns/vm to say hello; it said last:\n  Linux version\n  panic");
+    }
+}

@@ -1,0 +1,84 @@
+//! What must be gone when nothing is attached: vhci ports, usbip-host bindings and sessions on the nodes; claims and
+//! attachment pods in the API.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+
+use crate::api;
+use crate::cluster::Lab;
+use crate::wait::wait_for;
+
+/// The label of attachment pods.
+pub const ATTACHMENT: &str = "usb.virtualization.deckhouse.io/attachment";
+
+/// Prints `port <line of vhci's status>` and `host <bus id> <usbip_status>`.
+const SCRIPT: &str = "for f in /sys/devices/platform/vhci_hcd.*/status*; do [ -e $f ] && sed 's/^/port /' $f; done\n\
+    for d in /sys/bus/usb/drivers/usbip-host/*-*; do [ -e $d ] && echo host ${d##*/} $(cat $d/usbip_status); done; true";
+
+/// Waits until nothing is left.
+///
+/// # Errors
+/// After the deadline: what is left, and where.
+pub fn assert_none(lab: &Lab, deadline: Duration) -> Result<()> {
+    wait_for("everything an attachment uses to be given back", deadline, || {
+        let leaks = find(lab).map_err(|error| format!("{error:#}"))?;
+        if leaks.is_empty() { Ok(()) } else { Err(leaks.join("; ")) }
+    })
+}
+
+/// Everything that is left, one line each. A node that is off has nothing.
+fn find(lab: &Lab) -> Result<Vec<String>> {
+    let mut leaks = Vec::new();
+    let claims: Api<ResourceClaim> = Api::all(lab.api());
+    for claim in api::request("list the claims", claims.list(&ListParams::default()))? {
+        leaks.push(format!("ResourceClaim {}/{}", claim.namespace().unwrap_or_default(), claim.name_any()));
+    }
+    let pods: Api<Pod> = Api::all(lab.api());
+    for pod in api::request("list the attachment pods", pods.list(&ListParams::default().labels(ATTACHMENT)))? {
+        leaks.push(format!("attachment pod {}/{}", pod.namespace().unwrap_or_default(), pod.name_any()));
+    }
+    for node in lab.nodes().iter().filter(|node| node.is_on()) {
+        let seen = node.run(SCRIPT)?;
+        leaks.extend(seen.lines().filter_map(of_line).map(|leak| format!("{leak} on {}", node.name())));
+    }
+    Ok(leaks)
+}
+
+fn of_line(line: &str) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words.as_slice() {
+        // hub, port, status (004 is free), speed, devid, socket, bus id; the first line is a heading.
+        ["port", hub, port, status, _, devid, ..] if *hub != "hub" && *status != "004" => {
+            Some(format!("vhci port {port} ({hub}) is in use (status {status}, device {devid})"))
+        }
+        ["host", bus, "2"] => Some(format!("{bus} has a session")),
+        ["host", bus, ..] => Some(format!("{bus} is bound to usbip-host")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_and_headings_are_no_leaks_and_used_ports_are() {
+        assert_eq!(of_line("port hub port sta spd dev      sockfd local_busid"), None);
+        assert_eq!(of_line("port hs  0000 004 000 00000000 000000 0-0"), None);
+        assert_eq!(
+            of_line("port ss  0008 006 005 00020002 000003 4-1").unwrap(),
+            "vhci port 0008 (ss) is in use (status 006, device 00020002)"
+        );
+    }
+
+    #[test]
+    fn a_bound_device_is_a_leak_with_and_without_a_session() {
+        assert_eq!(of_line("host 2-1 1").unwrap(), "2-1 is bound to usbip-host");
+        assert_eq!(of_line("host 2-1 2").unwrap(), "2-1 has a session");
+    }
+}

@@ -1,0 +1,209 @@
+//! `lab`: a real Kubernetes cluster on one machine, in namespaces of its own.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use patchbay_lab::cache::Cache;
+use patchbay_lab::cluster::{Kind, Lab, LabOptions};
+use patchbay_lab::control::{Request, ask, serve};
+use patchbay_lab::keeper::Keeper;
+use patchbay_lab::namespace::{self, Place};
+use patchbay_lab::parts::{self, Parts};
+use patchbay_lab::progress::say;
+use patchbay_lab::{bench, demo, product, scenarios};
+
+/// A real Kubernetes cluster on one machine: control plane, and nodes with kubelet, containerd and kernel USB/IP.
+///
+/// Everything runs in network, process and mount namespaces of its own and leaves nothing behind: Ctrl-C (or killing the
+/// process) ends all of it. What is built once is kept under $PATCHBAY_CACHE (default ~/.cache/patchbay).
+#[derive(Parser)]
+#[command(name = "lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build everything the lab is made of (the first time this takes a while) and tell where it is
+    Parts,
+    /// Start a lab in the background and return when its nodes are Ready
+    Up(Size),
+    /// End the lab in the background
+    Down,
+    /// Run a command where the lab's kubectl and API server are: lab run -- kubectl get nodes
+    Run {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+    /// Plug a USB stick into a node of the lab in the background; a stick of the same name is always the same
+    Plug {
+        /// The node, like node-1
+        node: String,
+        /// The stick's name, like blue
+        stick: String,
+    },
+    /// Pull a USB stick out of a node of the lab in the background
+    Unplug {
+        /// The node
+        node: String,
+        /// The stick's name
+        stick: String,
+    },
+    /// Run a shell script on a node of the lab in the background
+    Sh {
+        /// The node
+        node: String,
+        /// The script
+        script: String,
+    },
+    /// Pull the power plug of a node of the lab in the background
+    PowerOff {
+        /// The node
+        node: String,
+    },
+    /// Cut the cable of a node of the lab in the background
+    Cut {
+        /// The node
+        node: String,
+    },
+    /// Mend the cable of a node of the lab in the background
+    Heal {
+        /// The node
+        node: String,
+    },
+    /// Switch a node of the lab in the background on again
+    Boot {
+        /// The node
+        node: String,
+    },
+    /// Show it: a stick plugged into one node is read inside a virtual machine on another
+    Demo(Size),
+    /// Run the scenarios on a whole cluster
+    Test {
+        /// Only scenarios with this in their name
+        #[arg(default_value = "")]
+        filter: String,
+        /// How often to run them
+        #[arg(long, default_value_t = 1)]
+        times: u32,
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Measure, and print the table
+    Bench(Size),
+    /// What `up` leaves running
+    #[command(hide = true)]
+    Keep(Size),
+}
+
+#[derive(Args, Clone)]
+struct Size {
+    /// What the nodes are
+    #[arg(long, value_enum, default_value_t = Kind::Uml)]
+    kind: Kind,
+    /// Number of nodes
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    nodes: u8,
+    /// Memory of each node in MiB
+    #[arg(long, default_value_t = 1536)]
+    memory: u32,
+    /// A cluster and nothing else: do not install Patchbay
+    #[arg(long)]
+    bare: bool,
+}
+
+impl Size {
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![format!("--nodes={}", self.nodes), format!("--memory={}", self.memory)];
+        arguments.extend((self.kind == Kind::Stock).then(|| "--kind=stock".to_owned()));
+        arguments.extend(self.bare.then(|| "--bare".to_owned()));
+        arguments
+    }
+
+    fn start(&self) -> Result<Lab> {
+        let cache = Cache::open()?;
+        let mut options = LabOptions::new(&cache)?;
+        (options.kind, options.nodes, options.memory) = (self.kind, self.nodes, self.memory);
+        let logs = options.logs.clone();
+        let lab = Lab::start(&cache, Parts::told()?, options)
+            .with_context(|| format!("no lab; the logs are in {}", logs.display()))?;
+        if !self.bare {
+            product::install(&lab).inspect_err(|_| lab.collect_logs())?;
+        }
+        say(&format!(
+            "{} nodes are Ready after {:.1} s; logs are in {}",
+            self.nodes,
+            lab.started().as_secs_f32(),
+            logs.display()
+        ));
+        Ok(lab)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let keeper = Keeper::of(&Cache::open()?)?;
+    let request = |request| {
+        let answer = ask(&keeper.socket(), &request)?;
+        println!("{}", answer.text);
+        Ok(u8::try_from(answer.code).map_or(ExitCode::FAILURE, ExitCode::from))
+    };
+    match command {
+        Command::Parts => {
+            println!("{:#?}", parts::build()?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Up(size) => {
+            // Here, where the person sees the progress.
+            keeper.up(&size.arguments(), &Parts::tell()?)?;
+            println!(
+                "The lab is up. Try:\n  lab run -- kubectl get nodes -o wide\n  lab plug node-1 blue\n  lab sh node-1 lsusb\nand end it with:\n  lab down"
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Down => keeper.down().map(|()| ExitCode::SUCCESS),
+        Command::Run { command } => keeper.run(&command),
+        Command::Plug { node, stick } => request(Request::Plug { node, stick }),
+        Command::Unplug { node, stick } => request(Request::Unplug { node, stick }),
+        Command::Sh { node, script } => request(Request::Sh { node, script }),
+        Command::PowerOff { node } => request(Request::PowerOff { node }),
+        Command::Cut { node } => request(Request::Cut { node }),
+        Command::Heal { node } => request(Request::Heal { node }),
+        Command::Boot { node } => request(Request::Boot { node }),
+        Command::Demo(size) => inside(|| demo::run(&size.start()?).map(|()| ExitCode::SUCCESS)),
+        Command::Bench(size) => inside(|| bench::run(&size.start()?).map(|()| ExitCode::SUCCESS)),
+        Command::Test { filter, times, size } => {
+            let chosen = scenarios::matching(&filter)?;
+            inside(|| {
+                let tally = scenarios::run(&chosen, times, || size.start())?;
+                Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            })
+        }
+        Command::Keep(size) => inside(|| {
+            let lab = size.start()?;
+            keeper.announce(&lab)?;
+            serve(&keeper.socket(), &lab)?;
+            Ok(ExitCode::SUCCESS)
+        }),
+    }
+}
+
+/// Does the work inside the lab's namespaces; outside, the parts are built first.
+fn inside(work: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    match namespace::enter(Parts::tell)? {
+        Place::Outside(code) => Ok(code),
+        Place::Inside => work(),
+    }
+}

@@ -1,0 +1,117 @@
+//! The parts of a lab: everything that is built once and then only used. Kubernetes and containerd from Go modules,
+//! a User-Mode Linux kernel from Debian's kernel source, Debian's own kernel, the disk that nodes start from, and
+//! container images.
+//!
+//! [`build`] makes what is missing in the [cache](crate::cache) and returns where everything is; with all of it
+//! there it takes about a second. Each kind of part is a module here with its own list of inputs. The heavy ones are
+//! built one after the other: each uses all processors by itself.
+
+mod debian;
+mod host;
+mod images;
+mod kernel;
+mod module;
+mod programs;
+mod root;
+mod stock;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Cache;
+
+pub use images::Image;
+
+/// Where everything is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Parts {
+    /// A folder of programs for the host: `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `etcd`,
+    /// `kubectl`, `kubelet`, `containerd`, `containerd-shim-runc-v2`, `ctr`.
+    pub bin: PathBuf,
+    /// The User-Mode Linux kernel, a program of the host.
+    pub linux: PathBuf,
+    /// The initial ramdisk of a User-Mode Linux node.
+    pub initramfs: PathBuf,
+    /// The disk all nodes start from (ext4, never written).
+    pub root: PathBuf,
+    /// Debian's kernel as an ELF file.
+    pub vmlinux: PathBuf,
+    /// The modules of Debian's kernel: what belongs into `/lib/modules`.
+    pub modules: PathBuf,
+    /// The initial ramdisk of a node with that kernel.
+    pub stock_initramfs: PathBuf,
+    /// The disk such a node has on `/lib/modules`, with those of its modules that it needs.
+    pub stock_modules: PathBuf,
+    /// Container images, in the order in which a node must import them: an archive leaves out the layers of those
+    /// before it.
+    pub images: Vec<Image>,
+    /// The version of Kubernetes, like `v1.34.4`.
+    pub kubernetes: String,
+}
+
+impl Parts {
+    /// The images that do not change when the programs of this repository do: worth keeping on a disk of the node.
+    pub fn base_images(&self) -> impl Iterator<Item = &Image> {
+        self.images.iter().filter(|image| image.stable)
+    }
+}
+
+/// Builds what is missing.
+///
+/// # Errors
+/// The first part that cannot be built, with what to do about it.
+pub fn build() -> Result<Parts> {
+    let builder = Builder::new()?;
+    host::packages(&builder)?;
+    let kube = programs::kubernetes(&builder)?;
+    let containerd = programs::containerd(&builder)?;
+    let debian = debian::Debian::open(&builder)?;
+    let linux = kernel::build(&builder, &debian)?;
+    let stock = stock::build(&builder, &debian)?;
+    let initramfs = root::initramfs(&builder)?;
+    let root = root::disk(&builder, &kube.folder, &containerd)?;
+    let images = images::build(&builder, &stock)?;
+    Ok(Parts {
+        bin: programs::links(&builder, &kube.folder, &containerd)?,
+        linux,
+        initramfs,
+        root,
+        vmlinux: stock.join("vmlinux"),
+        modules: stock.join("modules"),
+        stock_initramfs: stock::initramfs(&builder, &stock)?,
+        stock_modules: stock::modules(&builder, &stock)?,
+        images,
+        kubernetes: kube.version,
+    })
+}
+
+/// What every builder needs: the cache and this repository.
+struct Builder {
+    cache: Cache,
+    repository: PathBuf,
+}
+
+impl Builder {
+    fn new() -> Result<Self> {
+        // The lab is run from the repository it was built in.
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the lab has no repository")?;
+        Ok(Self { cache: Cache::open()?, repository: repository.to_owned() })
+    }
+
+    /// A file or folder of `lab/parts`.
+    fn source(&self, path: &str) -> PathBuf {
+        self.repository.join("lab/parts").join(path)
+    }
+
+    /// A program with its output in the log of the part it helps to build.
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>, part: &str) -> crate::command::Command {
+        crate::command::Command::new(program, &self.cache.log(part))
+    }
+}
+
+const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(count * 60)
+}

@@ -1,0 +1,194 @@
+//! Programs built from source: Kubernetes with etcd, and containerd, from pinned Go modules; our own from this
+//! workspace. All are static, so they run on any node and in an empty image.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::{Builder, minutes};
+use crate::cache::Inputs;
+use crate::command::Command;
+use crate::progress;
+
+/// The names under which the one Kubernetes program is started.
+const KUBERNETES: &[&str] =
+    &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet"];
+/// The programs of containerd.
+const CONTAINERD: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr"];
+/// Where static programs of this workspace are built for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Kubernetes, built.
+pub(super) struct Kubernetes {
+    /// Has the program `kube` and links to it.
+    pub(super) folder: PathBuf,
+    /// As `kubectl version` tells it.
+    pub(super) version: String,
+}
+
+/// Builds Kubernetes and etcd.
+///
+/// # Errors
+/// If the modules cannot be downloaded or compiled.
+pub(super) fn kubernetes(builder: &Builder) -> Result<Kubernetes> {
+    let go = Go::new(builder, "kubernetes", "kube")?;
+    let version = go.version_of("k8s.io/kubernetes")?;
+    let flags = kubernetes_flags(&version);
+    let tags = "selinux,notest,grpcnotrace";
+    let inputs = go.inputs(&flags, tags)?.file(&go.folder.join("main.go"))?;
+    let folder = builder.cache.entry("kubernetes", inputs, |to| {
+        let what = format!("building Kubernetes {}", version.trim_start_matches('v'));
+        progress::step(&what, || go.build(".", &flags, tags, &to.join("kube")))?;
+        KUBERNETES.iter().try_for_each(|name| link("kube", &to.join(name)))
+    })?;
+    Ok(Kubernetes { folder, version })
+}
+
+/// Builds containerd, its shim and `ctr`.
+///
+/// # Errors
+/// If the modules cannot be downloaded or compiled.
+pub(super) fn containerd(builder: &Builder) -> Result<PathBuf> {
+    let module = "github.com/containerd/containerd/v2";
+    let go = Go::new(builder, "containerd", "containerd")?;
+    let version = go.version_of(module)?;
+    let flags = format!("-s -w -X {module}/version.Version={version}");
+    let tags = "no_btrfs no_devmapper no_zfs netgo osusergo";
+    builder.cache.entry("containerd", go.inputs(&flags, tags)?, |to| {
+        let what = format!("building containerd {}", version.trim_start_matches('v'));
+        progress::step(&what, || {
+            CONTAINERD
+                .iter()
+                .try_for_each(|name| go.build(&format!("{module}/cmd/{name}"), &flags, tags, &to.join(name)))
+        })
+    })
+}
+
+/// One folder with all programs the host runs.
+///
+/// # Errors
+/// If it cannot be made.
+pub(super) fn links(builder: &Builder, kubernetes: &Path, containerd: &Path) -> Result<PathBuf> {
+    let path = |folder: &Path| folder.display().to_string();
+    let inputs = Inputs::new().text("kubernetes", &path(kubernetes)).text("containerd", &path(containerd));
+    builder.cache.entry("bin", inputs, |to| {
+        for (folder, names) in [(kubernetes, KUBERNETES), (containerd, CONTAINERD)] {
+            names.iter().try_for_each(|name| link(folder.join(name), &to.join(name)))?;
+        }
+        Ok(())
+    })
+}
+
+/// Builds a program of this workspace, static. Whether there is something to do is for cargo to know.
+///
+/// # Errors
+/// If it does not compile.
+pub(super) fn own(builder: &Builder, package: &str) -> Result<PathBuf> {
+    progress::step(&format!("building {package}"), || {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        builder
+            .command(cargo, package)
+            .args(["build", "--release", "--locked", "--target", TARGET, "--package", package])
+            // For the target only: what runs while building is not affected when a target is named.
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .folder(&builder.repository)
+            .deadline(minutes(40))
+            .run()
+    })?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| builder.repository.join("target"), PathBuf::from);
+    Ok(builder.repository.join(target).join(TARGET).join("release").join(package))
+}
+
+fn link(target: impl AsRef<Path>, path: &Path) -> Result<()> {
+    symlink(target, path).with_context(|| format!("cannot make the link {}", path.display()))
+}
+
+/// A Go module of `lab/parts`.
+struct Go<'a> {
+    builder: &'a Builder,
+    part: &'a str,
+    folder: PathBuf,
+    cache: PathBuf,
+}
+
+impl<'a> Go<'a> {
+    fn new(builder: &'a Builder, part: &'a str, folder: &str) -> Result<Self> {
+        Ok(Self { builder, part, folder: builder.source(folder), cache: builder.cache.folder("go")? })
+    }
+
+    /// The pinned version of a module that this one is built from. Read from `go.mod`: it needs no network, and no
+    /// Go when everything is built.
+    fn version_of(&self, module: &str) -> Result<String> {
+        let path = self.folder.join("go.mod");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        required(&text, module).with_context(|| format!("{} does not require {module}", path.display()))
+    }
+
+    fn inputs(&self, flags: &str, tags: &str) -> Result<Inputs> {
+        let inputs = Inputs::new().text("linker flags", flags).text("tags", tags);
+        inputs.file(&self.folder.join("go.mod"))?.file(&self.folder.join("go.sum"))
+    }
+
+    fn build(&self, package: &str, flags: &str, tags: &str, output: &Path) -> Result<()> {
+        let arguments = ["build", "-trimpath", "-tags", tags, "-ldflags", flags, "-o"];
+        self.go().args(arguments).args([output]).args([package]).run()
+    }
+
+    fn go(&self) -> Command {
+        self.builder
+            .command("go", self.part)
+            .folder(&self.folder)
+            .env("GOMODCACHE", self.cache.join("mod"))
+            .env("GOCACHE", self.cache.join("build"))
+            .env("GOFLAGS", "-buildvcs=false")
+            .env("CGO_ENABLED", "0")
+            .deadline(minutes(60))
+            .advice("This needs Go 1.26 or later, 8 GB of room for its cache, and the network the first time.")
+    }
+}
+
+/// Finds `module vX.Y.Z` among the requirements of a `go.mod`.
+fn required(text: &str, module: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| *word == "require");
+        (words.next()? == module).then(|| words.next())?.filter(|version| version.starts_with('v')).map(str::to_owned)
+    })
+}
+
+/// Linker flags that tell the programs which version they are; without them they say v0.0.0.
+fn kubernetes_flags(version: &str) -> String {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let mut flags = "-s -w".to_owned();
+    for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+        let values = [("gitVersion", version), ("gitMajor", major), ("gitMinor", minor), ("gitTreeState", "clean")];
+        for (name, value) in values {
+            flags.push_str(&format!(" -X {package}.{name}={value}"));
+        }
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_required_version_is_found_and_replacements_are_not() {
+        let text = "module x\n\nrequire k8s.io/api v0.34.4\nrequire (\n\tk8s.io/kubernetes v1.34.4 // indirect\n)\n\
+                    replace k8s.io/client-go => k8s.io/client-go v0.34.4\n";
+        assert_eq!(required(text, "k8s.io/kubernetes").as_deref(), Some("v1.34.4"));
+        assert_eq!(required(text, "k8s.io/api").as_deref(), Some("v0.34.4"));
+        assert_eq!(required(text, "k8s.io/client-go"), None);
+    }
+
+    #[test]
+    fn kubernetes_is_told_its_version() {
+        let flags = kubernetes_flags("v1.34.4");
+        for flag in ["k8s.io/component-base/version.gitMinor=34", "k8s.io/client-go/pkg/version.gitVersion=v1.34.4"] {
+            assert!(flags.contains(&format!("-X {flag}")), "{flags}");
+        }
+    }
+}

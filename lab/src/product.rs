@@ -1,0 +1,65 @@
+//! The product in the lab: installed from the repository's own manifests, each node's agent with a certificate of its own.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::cluster::Lab;
+use crate::progress::step;
+
+/// The folder in which an agent looks for its certificate.
+const CERTIFICATES: &str = "/etc/patchbay/tls";
+const NAMESPACE: &str = "patchbay";
+/// Time for the images, which are on the nodes already, to become running processes.
+const START: Duration = Duration::from_secs(90);
+
+/// Installs it and waits until the controller and every agent run.
+///
+/// # Errors
+/// When a manifest is refused or something does not start in time.
+pub fn install(lab: &Lab) -> Result<()> {
+    step("installing Patchbay", || {
+        for node in lab.nodes() {
+            certificate(lab, node.name())?;
+        }
+        lab.install()?;
+        lab.wait_for("the controller and every agent to run", START, || running(lab))
+    })
+}
+
+/// Gives a node's agent its certificate; a node that was switched on again has lost it.
+///
+/// # Errors
+/// When the node does not take the files.
+pub fn certificate(lab: &Lab, node: &str) -> Result<()> {
+    let identity = lab.plane().sign_agent(node)?;
+    let node = lab.node(node)?;
+    node.put(lab.plane().ca().as_bytes(), &format!("{CERTIFICATES}/ca.crt"))?;
+    node.put(identity.certificate.as_bytes(), &format!("{CERTIFICATES}/tls.crt"))?;
+    node.put(identity.key.as_bytes(), &format!("{CERTIFICATES}/tls.key"))
+}
+
+/// Whether controller and agents run, and every node's devices are published.
+fn running(lab: &Lab) -> Result<(), String> {
+    let read = |arguments: &[&str]| -> Result<Value, String> {
+        let text = lab.kubectl(arguments).map_err(|e| format!("{e:#}"))?;
+        serde_json::from_str(&text).map_err(|e| e.to_string())
+    };
+    let controller = read(&["get", "deployment", "-n", NAMESPACE, "-o", "json"])?;
+    let agents = read(&["get", "daemonset", "-n", NAMESPACE, "-o", "json"])?;
+    let slices = read(&["get", "resourceslices", "-o", "json"])?;
+    let number = |list: &Value, field: &str| -> u64 {
+        let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+        items.iter().filter_map(|i| i.pointer(field).and_then(Value::as_u64)).sum()
+    };
+    let pools = slices.get("items").and_then(Value::as_array).map_or(0, Vec::len);
+    let (controllers, ready) = (number(&controller, "/status/readyReplicas"), number(&agents, "/status/numberReady"));
+    let nodes = lab.nodes().len();
+    // Two pools for each node: its devices and its ports.
+    if controllers >= 1 && usize::try_from(ready) == Ok(nodes) && pools >= 2 * nodes {
+        Ok(())
+    } else {
+        Err(format!("{controllers} controllers and {ready} of {nodes} agents are ready, {pools} slices are published"))
+    }
+}

@@ -1,0 +1,217 @@
+//! USB devices that tests plug into nodes: gadgets of the node's own kernel, on its `dummy_hcd` ports.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+use crate::cache::hex;
+
+/// How fast the device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speed {
+    /// 480 Mbit/s.
+    High,
+    /// 5000 Mbit/s.
+    Super,
+}
+
+/// What the device does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    /// A disk with this many bytes that follow from the seed.
+    Storage {
+        /// Size of the disk.
+        bytes: usize,
+        /// The content follows from it.
+        seed: u64,
+    },
+    /// A serial port (CDC ACM).
+    Serial,
+}
+
+/// A device, in a drawer until it is plugged into a node.
+#[derive(Debug, Clone)]
+pub struct Stick {
+    /// Its name in the lab: one per node.
+    pub name: String,
+    /// USB vendor.
+    pub vendor: u16,
+    /// USB product.
+    pub product: u16,
+    /// Manufacturer string.
+    pub manufacturer: Option<String>,
+    /// Product string.
+    pub title: Option<String>,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// Speed.
+    pub speed: Speed,
+    /// Function.
+    pub function: Function,
+}
+
+impl Stick {
+    /// A SuperSpeed storage stick of 8 MiB with everything a good stick has. Sticks of different names have different
+    /// serial numbers and contents.
+    pub fn new(name: &str) -> Self {
+        let digest = Sha256::digest(name.as_bytes());
+        let seed = digest.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        Self {
+            name: name.to_owned(),
+            vendor: 0x1d6b,
+            product: 0x0104,
+            manufacturer: Some("Patchbay".into()),
+            title: Some("Test Stick".into()),
+            serial: Some(hex(digest.get(..6).unwrap_or_default()).to_uppercase()),
+            speed: Speed::Super,
+            function: Function::Storage { bytes: 8 << 20, seed },
+        }
+    }
+
+    /// The same with another serial number, or none.
+    #[must_use]
+    pub fn serial(mut self, serial: Option<&str>) -> Self {
+        self.serial = serial.map(str::to_owned);
+        self
+    }
+
+    /// The same with another vendor and product.
+    #[must_use]
+    pub fn ids(mut self, vendor: u16, product: u16) -> Self {
+        (self.vendor, self.product) = (vendor, product);
+        self
+    }
+
+    /// The same with other strings, or none.
+    #[must_use]
+    pub fn strings(mut self, manufacturer: Option<&str>, title: Option<&str>) -> Self {
+        self.manufacturer = manufacturer.map(str::to_owned);
+        self.title = title.map(str::to_owned);
+        self
+    }
+
+    /// The same with another speed.
+    #[must_use]
+    pub fn speed(mut self, speed: Speed) -> Self {
+        self.speed = speed;
+        self
+    }
+
+    /// The same with another function.
+    #[must_use]
+    pub fn function(mut self, function: Function) -> Self {
+        self.function = function;
+        self
+    }
+
+    /// The content of its disk; nothing for other functions.
+    pub fn image(&self) -> Vec<u8> {
+        match self.function {
+            Function::Storage { bytes, seed } => random_bytes(bytes, seed),
+            Function::Serial => Vec::new(),
+        }
+    }
+
+    /// SHA-256 of its disk, in hexadecimal digits.
+    pub fn sha256(&self) -> String {
+        hex(&Sha256::digest(self.image()))
+    }
+
+    /// Shell script that prepares the device in a node; its disk image is at `image` there.
+    pub(crate) fn insert(&self, image: &str) -> String {
+        let Self { name, vendor, product, .. } = self;
+        let speed = match self.speed {
+            Speed::High => "high-speed",
+            Speed::Super => "super-speed",
+        };
+        let mut script = format!(
+            "set -e\nmkdir -p /run/sticks\nG=/sys/kernel/config/usb_gadget/{name}\n\
+             [ ! -d $G ] || {{ echo it is plugged in already; exit 1; }}\nmkdir $G $G/strings/0x409 $G/configs/c.1\n\
+             echo 0x{vendor:04x} >$G/idVendor; echo 0x{product:04x} >$G/idProduct; echo {speed} >$G/max_speed; echo 120 >$G/configs/c.1/MaxPower\n"
+        );
+        for (file, value) in
+            [("manufacturer", &self.manufacturer), ("product", &self.title), ("serialnumber", &self.serial)]
+        {
+            if let Some(value) = value {
+                let _ = writeln!(script, "printf %s {} >$G/strings/0x409/{file}", quoted(value));
+            }
+        }
+        match self.function {
+            Function::Storage { .. } => {
+                let _ = write!(
+                    script,
+                    "cp {image} /run/sticks/{name}.img\nF=$G/functions/mass_storage.0; mkdir $F\n\
+                     echo 1 >$F/lun.0/removable; echo /run/sticks/{name}.img >$F/lun.0/file\nln -s $F $G/configs/c.1/\n"
+                );
+            }
+            Function::Serial => script.push_str("F=$G/functions/acm.0; mkdir $F; ln -s $F $G/configs/c.1/\n"),
+        }
+        script
+    }
+
+    /// Shell script that connects the prepared device to a free port: from here on the node sees it.
+    pub(crate) fn connect(&self) -> String {
+        format!(
+            "for u in /sys/class/udc/dummy_udc.*; do echo ${{u##*/}} >/sys/kernel/config/usb_gadget/{}/UDC && exit 0; done 2>/dev/null\n\
+             echo no free USB port: all of dummy_hcd.num are taken; exit 1",
+            self.name
+        )
+    }
+
+    /// Shell script that pulls the device out and takes it apart.
+    pub(crate) fn remove(&self) -> String {
+        format!(
+            "G=/sys/kernel/config/usb_gadget/{name}; [ -d $G ] || {{ echo it is not plugged in; exit 1; }}\necho >$G/UDC\n\
+             rm $G/configs/c.1/*.0; rmdir $G/configs/c.1 $G/functions/* $G/strings/0x409 $G; rm -f /run/sticks/{name}.img",
+            name = self.name
+        )
+    }
+}
+
+/// A word of the shell, whatever characters it has.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Bytes that look random and follow from the seed (the generator is splitmix64).
+fn random_bytes(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend((word ^ (word >> 31)).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sticks_of_one_name_are_equal_and_of_different_names_differ() {
+        let (red, again, blue) = (Stick::new("red"), Stick::new("red"), Stick::new("blue"));
+        assert_eq!((red.sha256(), red.serial.clone()), (again.sha256(), again.serial));
+        assert_ne!(red.sha256(), blue.sha256());
+        assert_ne!(red.serial, blue.serial);
+        assert_eq!(red.image().len(), 8 << 20);
+    }
+
+    #[test]
+    fn strings_of_any_characters_reach_the_gadget_as_they_are() {
+        let hard = "it's $HOME `x`\\";
+        let script = format!("printf %s {}", quoted(hard));
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), hard);
+    }
+
+    #[test]
+    fn a_stick_without_strings_sets_none() {
+        let script = Stick::new("bare").strings(None, None).serial(None).insert("/host/bare.img");
+        assert!(!script.contains("printf"), "{script}");
+    }
+}

@@ -1,0 +1,29 @@
+//! How one process tells another where the parts are: building them needs the network, which the lab's namespaces lack.
+
+use anyhow::{Context, Result};
+
+use crate::parts::{self, Parts};
+
+/// The variable that holds them as JSON. A person may set it, too, to use other parts.
+const PARTS: &str = "PATCHBAY_LAB_PARTS";
+
+impl Parts {
+    /// The parts this process was told of; built, if it was told of none.
+    ///
+    /// # Errors
+    /// When what was told makes no sense, or a part cannot be built.
+    pub fn told() -> Result<Self> {
+        match std::env::var(PARTS) {
+            Ok(text) => serde_json::from_str(&text).with_context(|| format!("{PARTS} does not hold a lab's parts")),
+            Err(_) => parts::build(),
+        }
+    }
+
+    /// The variable that tells another process of the same parts.
+    ///
+    /// # Errors
+    /// As [`Parts::told`].
+    pub fn tell() -> Result<(&'static str, String)> {
+        Ok((PARTS, serde_json::to_string(&Self::told()?)?))
+    }
+}
