@@ -1,5 +1,9 @@
-//! A whole DRA driver: publishes two devices that do not exist and logs what the
-//! kubelet asks for.
+//! A whole DRA driver: two devices that do not exist. A pod that uses one gets an
+//! environment variable with its name. `two_devices.yaml` runs it in a cluster.
+//!
+//! The order matters, and is that of every driver: the journal first, because a
+//! former process may still be alive; then what a crash has left; then the
+//! sockets. The end is orderly when a signal asks for it.
 //!
 //! ```text
 //! NODE_NAME=node-1 cargo run -p patchbay-dra --example two_devices
@@ -11,13 +15,20 @@ use anyhow::Context;
 use k8s_openapi::api::resource::v1::Device;
 use patchbay_dra::cdi::{CdiFolder, Edits};
 use patchbay_dra::{
-    AllocatedClaim, BoxFuture, ClaimRef, Driver, DriverError, Journal, NodeScope, Patience, Plugin, Pool, Prepared,
-    Publishing, Record, SlicePublisher,
+    AllocatedClaim, BoxFuture, ClaimRef, DeviceHealth, Driver, DriverError, HealthState, Journal, NodeScope, Patience,
+    Plugin, Pool, Prepared, Publishing, Record, SlicePublisher, liveness,
 };
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 const DRIVER: &str = "two.example.com";
+const DEVICES: [&str; 2] = ["left", "right"];
 const KUBELET: &str = "/var/lib/kubelet";
+/// Where container runtimes look for CDI files.
+const CDI: &str = "/var/run/cdi";
+/// Where the kubelet's liveness probe asks.
+const LIVENESS: &str = "0.0.0.0:8080";
 
 struct TwoDevices {
     cdi: CdiFolder,
@@ -26,16 +37,16 @@ struct TwoDevices {
 impl Driver for TwoDevices {
     fn prepare<'a>(&'a self, claim: &'a AllocatedClaim) -> BoxFuture<'a, Result<Prepared, DriverError>> {
         Box::pin(async move {
-            let mut devices = Vec::new();
-            for device in &claim.devices {
-                let edits =
-                    Edits { env: vec![format!("TWO_{}={}", device.request, device.device)], ..Edits::default() };
-                devices.push((device.device.clone(), edits));
-            }
-            let ids = self.cdi.write(&claim.uid, &devices).map_err(|error| DriverError::caused_by(&error))?;
-            tracing::info!(claim = claim.name, ?ids, "prepare");
-            let answers = claim.devices.iter().zip(ids);
-            let answers = answers.map(|(device, id)| device.prepared(vec![id]));
+            // Here the devices would be made usable.
+            let variable = |request: &str| request.to_uppercase().replace('-', "_");
+            let gets = |env: String| Edits { env: vec![env], ..Edits::default() };
+            let edits: Vec<_> = claim
+                .devices
+                .iter()
+                .map(|d| (d.device.clone(), gets(format!("DEVICE_{}={}", variable(&d.request), d.device))))
+                .collect();
+            let ids = self.cdi.write(&claim.uid, &edits).map_err(|error| DriverError::caused_by(&error))?;
+            let answers = claim.devices.iter().zip(ids).map(|(device, id)| device.prepared(vec![id]));
             Ok(answers.collect::<Vec<_>>().into())
         })
     }
@@ -45,35 +56,55 @@ impl Driver for TwoDevices {
         claim: &'a ClaimRef,
         _record: Option<&'a Record>,
     ) -> BoxFuture<'a, Result<(), DriverError>> {
-        Box::pin(async move {
-            tracing::info!(claim = claim.name, "unprepare");
-            let removed = self.cdi.remove(&claim.uid);
-            removed.map_err(|error| DriverError::caused_by(&error))
-        })
+        Box::pin(async move { self.cdi.remove(&claim.uid).map_err(|error| DriverError::caused_by(&error)) })
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().init();
     let node = std::env::var("NODE_NAME").context("set NODE_NAME to the name of this node")?;
-    let client = kube::Client::try_default().await?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let devices = ["left", "right"].map(|name| Device { name: name.to_owned(), ..Device::default() });
+    // Waits for a former process on this node, however long that takes.
+    let journal = tokio::select! {
+        journal = Journal::open(format!("{KUBELET}/plugins/{DRIVER}/journal.json")) => journal?,
+        _ = term.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let cdi = CdiFolder::new(CDI, DRIVER, "device");
+    cdi.remove_orphans(&journal)?;
+
+    let client = kube::Client::try_default().await?;
+    let devices = DEVICES.map(|name| Device { name: name.to_owned(), ..Device::default() });
     let (pool, left_out) = Pool::new(&node, NodeScope::NodeName(node.clone()), devices);
     left_out.iter().for_each(|device| tracing::warn!("{device}"));
+    // A driver whose devices come and go sends the pools whenever they change.
     let (_wanted, pools) = watch::channel(Some(vec![pool]));
-    let publishing = Publishing { driver: DRIVER.to_owned(), node };
+    let publishing = Publishing { driver: DRIVER.to_owned(), node: node.clone() };
     let _publisher = SlicePublisher::start(client.clone(), publishing, pools, Patience::default());
 
-    let journal = Journal::open(format!("{KUBELET}/plugins/{DRIVER}/journal.json")).await;
-    let driver = Arc::new(TwoDevices { cdi: CdiFolder::new("/var/run/cdi", DRIVER, "device") });
-    let mut plugin = Plugin::builder(DRIVER, KUBELET, client, journal).serve(driver).await?;
+    // The same with their health. These are always well.
+    let well = |device: &str| DeviceHealth {
+        pool: node.clone(),
+        device: device.to_owned(),
+        state: HealthState::Healthy,
+        message: String::new(),
+    };
+    let (_report, health) = watch::channel(DEVICES.map(well).to_vec());
+
+    let builder = Plugin::builder(DRIVER, KUBELET, client, journal).health(health);
+    let mut plugin = builder.serve(Arc::new(TwoDevices { cdi })).await?;
+    let listener = TcpListener::bind(LIVENESS).await.with_context(|| format!("liveness port {LIVENESS}"))?;
+    tokio::spawn(liveness::serve(listener, plugin.probe()));
+
     tokio::select! {
-        error = plugin.failed() => Err(error.into()),
-        _ = tokio::signal::ctrl_c() => {
-            plugin.stop().await;
-            Ok(())
-        }
+        error = plugin.failed() => return Err(error.into()),
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    // Calls under way finish; what is prepared and published stays for the next.
+    plugin.stop().await;
+    Ok(())
 }

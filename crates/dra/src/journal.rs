@@ -14,24 +14,29 @@
 //! * What is published (the watch channel) is always on the disk already.
 //! * One task owns file and records. Changes that wait together are written
 //!   together.
+//! * One process owns the journal: the next one waits until it has ended
+//!   ([`Journal::open`]).
 //! * A file that cannot be understood is set aside, never overwritten and never
 //!   a reason not to start: the kubelet asks again for what it needs.
+//! * A reboot undoes what was prepared (CDI files, device nodes, the kernel's
+//!   state): `Prepared` is found as `Preparing` after one.
 
-use std::collections::BTreeMap;
+mod file;
+mod lock;
+mod record;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-use std::{fs, io};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::atomic_file;
-use crate::driver::{AllocatedClaim, AllocatedDevice, PreparedDevice, chain};
+pub use self::record::{Record, Records, State};
 
-/// The version of the file's format that is written and understood.
-const VERSION: u64 = 1;
+use self::lock::Lock;
+use crate::driver::PreparedDevice;
+use crate::socket;
 
 /// How many changes may wait; senders wait beyond that.
 const QUEUE: usize = 256;
@@ -39,6 +44,14 @@ const QUEUE: usize = 256;
 /// Why the journal could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JournalError {
+    /// The lock beside the journal could not be taken.
+    #[error("journal {path} could not be locked for this process: check the disk and the folder's permissions")]
+    Lock {
+        /// The journal's file.
+        path: PathBuf,
+        /// The reason.
+        source: Arc<io::Error>,
+    },
     /// The file could not be written; the change was not made.
     #[error("journal {path} could not be written: check the disk and the folder's permissions")]
     Write {
@@ -56,90 +69,6 @@ pub enum JournalError {
     /// The task that owns the journal has ended.
     #[error("the journal is closed")]
     Closed,
-}
-
-/// How far a claim is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
-    /// The driver was asked to prepare it and has not finished.
-    Preparing,
-    /// Prepared.
-    Prepared,
-    /// The driver was asked to undo it and has not finished.
-    Unpreparing,
-}
-
-/// What is known about one claim.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// Namespace of the ResourceClaim.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// How far it is.
-    pub state: State,
-    /// The devices that were allocated.
-    pub allocated: Vec<AllocatedDevice>,
-    /// What the driver answered; empty until prepared.
-    #[serde(default)]
-    pub prepared: Vec<PreparedDevice>,
-    /// The driver's own data.
-    #[serde(default)]
-    pub data: Value,
-}
-
-impl Record {
-    /// The record to write before the driver acts on a claim.
-    pub(crate) fn preparing(claim: &AllocatedClaim) -> Self {
-        Self {
-            namespace: claim.namespace.clone(),
-            name: claim.name.clone(),
-            state: State::Preparing,
-            allocated: claim.devices.clone(),
-            prepared: Vec::new(),
-            data: Value::Null,
-        }
-    }
-}
-
-/// All records by claim uid, at one moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Records(BTreeMap<String, Record>);
-
-impl Records {
-    /// The record of a claim.
-    pub fn get(&self, uid: &str) -> Option<&Record> {
-        self.0.get(uid)
-    }
-
-    /// All of them, sorted by claim uid.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Record)> {
-        self.0.iter().map(|(uid, record)| (uid.as_str(), record))
-    }
-
-    /// Those that are prepared.
-    pub fn prepared(&self) -> impl Iterator<Item = (&str, &Record)> {
-        self.iter().filter(|(_, record)| record.state == State::Prepared)
-    }
-
-    /// Those that are not: work under way or, right after the start, work that a
-    /// crash has interrupted.
-    pub fn unfinished(&self) -> impl Iterator<Item = (&str, &Record)> {
-        self.iter().filter(|(_, record)| record.state != State::Prepared)
-    }
-}
-
-/// The file.
-#[derive(Serialize, Deserialize)]
-struct File {
-    version: u64,
-    claims: BTreeMap<String, Record>,
-}
-
-/// The part of the file that every version has.
-#[derive(Deserialize)]
-struct Header {
-    version: u64,
 }
 
 /// One change of one claim.
@@ -160,32 +89,51 @@ struct Request {
     done: oneshot::Sender<Result<(), JournalError>>,
 }
 
-/// Access to the journal; cheap to clone. The journal's task ends with the last.
+/// Access to the journal; cheap to clone. The journal's task ends with the last,
+/// and another process may open it then.
 #[derive(Debug, Clone)]
 pub struct Journal {
     requests: mpsc::Sender<Request>,
     records: watch::Receiver<Arc<Records>>,
+    lost: bool,
 }
 
 impl Journal {
-    /// Reads the file, which need not exist (nor its folder), and starts the task
-    /// that owns it.
-    pub async fn open(path: impl Into<PathBuf>) -> Self {
+    /// Waits until no other process has the journal, reads the file, which need
+    /// not exist (nor its folder), and starts the task that owns it.
+    ///
+    /// Open it before anything else of the node is touched: while a former
+    /// process of the driver lives, this does not return, and the log says for
+    /// how long already. Dropping the future gives up the wait.
+    ///
+    /// # Errors
+    /// The folder or the lock beside the file cannot be made.
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self, JournalError> {
         let path = path.into();
+        let failed = |source| JournalError::Lock { path: path.clone(), source: Arc::new(source) };
         let at = path.clone();
-        let records = tokio::task::spawn_blocking(move || load(&at)).await.unwrap_or_default();
-        for (uid, record) in records.unfinished() {
+        blocking(move || make_folder(&at)).await.map_err(failed)?;
+        let lock = lock::take(&path).await.map_err(failed)?;
+        let at = path.clone();
+        let (boot, loaded) = blocking(move || {
+            let boot = file::boot();
+            let loaded = file::load(&at, boot.as_deref());
+            Ok((boot, loaded))
+        })
+        .await
+        .map_err(failed)?;
+        for (uid, record) in loaded.records.unfinished() {
             tracing::warn!(
                 claim = %format_args!("{}/{}", record.namespace, record.name),
                 uid,
                 state = ?record.state,
-                "work on this claim was interrupted; the kubelet will ask again"
+                "work on this claim was interrupted, or undone by a reboot; the kubelet will ask again"
             );
         }
         let (requests, inbox) = mpsc::channel(QUEUE);
-        let (publish, records) = watch::channel(Arc::new(records));
-        tokio::spawn(own(path, inbox, publish));
-        Self { requests, records }
+        let (publish, records) = watch::channel(Arc::new(loaded.records));
+        tokio::spawn(own(Owned { path, boot, lock }, inbox, publish));
+        Ok(Self { requests, records, lost: loaded.lost })
     }
 
     /// The records now.
@@ -196,6 +144,12 @@ impl Journal {
     /// The records now and whenever they change.
     pub fn watch(&self) -> watch::Receiver<Arc<Records>> {
         self.records.clone()
+    }
+
+    /// Whether the file could not be used at the start and was set aside. A claim
+    /// without a record may well be prepared then.
+    pub fn has_lost_records(&self) -> bool {
+        self.lost
     }
 
     /// Keeps the driver's own data with a claim that has a record, that is from
@@ -236,14 +190,36 @@ impl Journal {
     }
 }
 
+/// The file, and the right to write it.
+struct Owned {
+    path: PathBuf,
+    boot: Option<String>,
+    lock: Lock,
+}
+
+impl Owned {
+    async fn write(&self, records: Records) -> Result<(), JournalError> {
+        let (path, boot, lock) = (self.path.clone(), self.boot.clone(), self.lock.clone());
+        let write = move || {
+            let outcome = file::write(&path, boot, records);
+            // A write that goes on while its process ends still has the lock.
+            drop(lock);
+            outcome
+        };
+        blocking(write)
+            .await
+            .map_err(|source| JournalError::Write { path: self.path.clone(), source: Arc::new(source) })
+    }
+}
+
 /// The owner of the journal: applies changes, writes, publishes, answers.
-async fn own(path: PathBuf, mut inbox: mpsc::Receiver<Request>, publish: watch::Sender<Arc<Records>>) {
+async fn own(owned: Owned, mut inbox: mpsc::Receiver<Request>, publish: watch::Sender<Arc<Records>>) {
     let mut batch = Vec::new();
     while inbox.recv_many(&mut batch, QUEUE).await > 0 {
         let mut next = Records::clone(&publish.borrow());
         let answers: Vec<_> =
             batch.drain(..).map(|request| (apply(&mut next, &request.uid, request.change), request.done)).collect();
-        let written = if next == **publish.borrow() { Ok(()) } else { write(path.clone(), next.clone()).await };
+        let written = if next == **publish.borrow() { Ok(()) } else { owned.write(next.clone()).await };
         if written.is_ok() {
             publish.send_replace(Arc::new(next));
         }
@@ -277,157 +253,17 @@ fn apply(records: &mut Records, uid: &str, change: Change) -> Result<(), Journal
     Ok(())
 }
 
-async fn write(path: PathBuf, records: Records) -> Result<(), JournalError> {
-    let at = path.clone();
-    let write = move || {
-        let file = File { version: VERSION, claims: records.0 };
-        let content = serde_json::to_vec_pretty(&file)?;
-        atomic_file::replace(&at, &content, 0o600)
-    };
-    tokio::task::spawn_blocking(write)
-        .await
-        .unwrap_or_else(|crash| Err(io::Error::other(crash)))
-        .map_err(|source| JournalError::Write { path, source: Arc::new(source) })
+fn make_folder(journal: &Path) -> io::Result<()> {
+    match journal.parent() {
+        Some(folder) => socket::make_folder(folder).map_err(io::Error::other),
+        None => Ok(()),
+    }
 }
 
-/// Reads the file. Whatever cannot be used is set aside.
-fn load(path: &Path) -> Records {
-    if let Some(folder) = path.parent()
-        && let Err(error) = crate::socket::make_folder(folder)
-    {
-        tracing::error!(error = chain(&error), "the journal's folder could not be made");
-    }
-    let problem = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Records::default(),
-        Err(error) => format!("it cannot be read: {error}"),
-        Ok(content) => match parse(&content) {
-            Ok(records) => return records,
-            Err(problem) => problem,
-        },
-    };
-    let aside = aside(path);
-    match fs::rename(path, &aside) {
-        Ok(()) => tracing::error!(
-            path = %path.display(), set_aside = %aside.display(), problem,
-            "the journal is not usable and was set aside; starting with an empty one"
-        ),
-        Err(error) => tracing::error!(
-            path = %path.display(), problem, %error,
-            "the journal is not usable and could not be set aside; starting with an empty one"
-        ),
-    }
-    Records::default()
-}
-
-fn parse(content: &[u8]) -> Result<Records, String> {
-    let header: Header = serde_json::from_slice(content).map_err(|error| format!("it is damaged: {error}"))?;
-    if header.version != VERSION {
-        return Err(format!("its version is {}, this program knows version {VERSION}", header.version));
-    }
-    let file: File = serde_json::from_slice(content).map_err(|error| format!("it is damaged: {error}"))?;
-    Ok(Records(file.claims))
-}
-
-/// A free name for a journal that is set aside.
-fn aside(path: &Path) -> PathBuf {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.set-aside-{}", now.as_nanos()))
+/// Runs what blocks on the disk where it disturbs nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|crash| Err(io::Error::other(crash)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn record(state: State) -> Record {
-        Record {
-            namespace: "ns".into(),
-            name: "c".into(),
-            state,
-            allocated: vec![],
-            prepared: vec![],
-            data: Value::Null,
-        }
-    }
-
-    #[tokio::test]
-    async fn what_was_acknowledged_is_found_by_the_next_process() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal.json");
-        let journal = Journal::open(&path).await;
-        journal.put("u1", record(State::Preparing)).await.unwrap();
-        journal.set_data("u1", json!({"port": 3})).await.unwrap();
-        journal.finish("u1", vec![], None).await.unwrap();
-        journal.put("u2", record(State::Preparing)).await.unwrap();
-        journal.put("u3", record(State::Preparing)).await.unwrap();
-        journal.remove("u3").await.unwrap();
-
-        let records = Journal::open(&path).await.records();
-        let prepared: Vec<_> = records.prepared().map(|(uid, r)| (uid, &r.data)).collect();
-        assert_eq!(prepared, [("u1", &json!({"port": 3}))]);
-        let unfinished: Vec<_> = records.unfinished().map(|(uid, _)| uid).collect();
-        assert_eq!(unfinished, ["u2"]);
-    }
-
-    #[tokio::test]
-    async fn watchers_see_each_change_after_it_is_on_the_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal.json");
-        let journal = Journal::open(&path).await;
-        let mut watch = journal.watch();
-        let writer = tokio::spawn(async move {
-            journal.put("u1", record(State::Preparing)).await.unwrap();
-            journal.finish("u1", vec![], None).await.unwrap();
-        });
-        while watch.changed().await.is_ok() {
-            let seen = watch.borrow_and_update().clone();
-            let on_disk = parse(&fs::read(&path).unwrap()).unwrap();
-            // The file may be ahead of what was seen, never behind.
-            let done = |records: &Records| records.prepared().count();
-            assert!(done(&on_disk) >= done(&seen));
-            assert!(on_disk.get("u1").is_some());
-        }
-        writer.await.unwrap();
-        assert_eq!(watch.borrow().prepared().count(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_damaged_or_newer_file_is_set_aside_and_the_start_goes_on() {
-        let newer = json!({"version": VERSION + 1, "claims": []}).to_string();
-        let wrong = json!({"version": VERSION, "claims": {"u": 3}}).to_string();
-        for content in ["", "{\"version\": 1, \"cla", "\u{0}\u{0}", &newer, &wrong] {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("journal.json");
-            fs::write(&path, content).unwrap();
-            let journal = Journal::open(&path).await;
-            assert_eq!(journal.records().iter().count(), 0);
-            let kept = fs::read_dir(folder.path()).unwrap().next().unwrap();
-            let kept = kept.unwrap().path();
-            assert!(kept.to_string_lossy().contains("set-aside"), "{kept:?}");
-            assert_eq!(fs::read_to_string(kept).unwrap(), content);
-            journal.put("u1", record(State::Preparing)).await.unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn a_change_that_cannot_be_written_is_not_made() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal.json");
-        let journal = Journal::open(&path).await;
-        fs::remove_dir(folder.path()).unwrap();
-        let error = journal.put("u1", record(State::Preparing)).await;
-        assert!(matches!(error, Err(JournalError::Write { .. })), "{error:?}");
-        assert_eq!(*journal.records(), Records::default());
-        fs::create_dir(folder.path()).unwrap();
-        journal.put("u1", record(State::Preparing)).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn data_for_an_unknown_claim_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::open(folder.path().join("journal.json")).await;
-        let error = journal.set_data("u9", Value::Null).await.unwrap_err();
-        assert_eq!(error.to_string(), "claim u9 is not in the journal");
-    }
-}
+mod tests;

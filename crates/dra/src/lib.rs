@@ -11,7 +11,8 @@
 //! | [`Driver`] | what a driver implements: two methods |
 //! | [`Journal`] | remembers across crashes which claims are prepared |
 //! | [`SlicePublisher`] | keeps the ResourceSlices equal to the pools a driver wants |
-//! | [`cdi`] | writes what containers get |
+//! | [`cdi`] | writes what containers get, and cleans up after a crash |
+//! | [`Probe`], [`liveness`] | tell the kubelet when it does not reach the plugin any more |
 //!
 //! ```text
 //!   sockets --- service --- prepare --- your Driver
@@ -21,10 +22,8 @@
 //!   your pools --- publisher --- slices (pure plan) --- API
 //! ```
 //!
-//! A driver needs from its cluster role: get on resourceclaims and nodes; list,
-//! watch, create, update and delete on resourceslices. It runs as root with the
-//! kubelet's folder mounted at its own path.
-//!
+//! `README.md` says what a driver needs from its cluster, what happens at a
+//! crash, an update and a power loss, and which test shows each promise;
 //! `examples/two_devices.rs` is a whole driver.
 
 pub mod atomic_file;
@@ -35,10 +34,12 @@ mod claims;
 mod driver;
 mod health;
 mod journal;
+pub mod liveness;
 mod observed;
 mod plugin;
 mod pool;
 mod prepare;
+mod probe;
 pub mod proto;
 mod publisher;
 mod registration;
@@ -58,7 +59,13 @@ pub use health::{DeviceHealth, HealthState};
 pub use journal::{Journal, JournalError, Record, Records, State};
 pub use plugin::{Plugin, PluginBuilder, PluginError};
 pub use pool::{LeftOut, MAX_ATTRIBUTES, MAX_STRING, NodeScope, Pool, attribute_text};
+pub use probe::{Fault, Probe, Unreachable};
 pub use publisher::{Patience, PublisherStatus, SlicePublisher};
 pub use registration::Registration;
 pub use slices::Publishing;
 pub use socket::SocketError;
+
+/// The driver in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,7 @@
 //! What the publisher knows about the slices in the API.
 //!
-//! Fed by a watch and by the answers to our own writes, whichever is newer. A
-//! server may leave fields out that it does not know; what it made of a write is
+//! Fed by a watch and by the answers to our own writes, whichever is newer: what
+//! the watch still tells of a slice that we have deleted is old news. A server may leave fields out that it does not know; what it made of a write is
 //! remembered, so that it is not taken for somebody's edit and written again for
 //! ever.
 
@@ -36,6 +36,8 @@ pub(crate) struct Observed {
     /// By name: what was sent and what the server made of it, where they differ.
     altered: BTreeMap<String, (ResourceSliceSpec, ResourceSliceSpec)>,
     floors: BTreeMap<String, i64>,
+    /// The uids of slices that do not exist any more, until the watch knows it too.
+    deleted: BTreeSet<String>,
 }
 
 impl Observed {
@@ -48,6 +50,7 @@ impl Observed {
             listed: false,
             altered: BTreeMap::new(),
             floors: BTreeMap::new(),
+            deleted: BTreeSet::new(),
         }
     }
 
@@ -94,18 +97,24 @@ impl Observed {
             }
             Event::InitDone => {
                 self.slices = self.listing.take().unwrap_or_default();
+                // The list tells of them no more, or the watch after it will.
+                self.deleted.retain(|uid| self.slices.values().any(|slice| slice.metadata.uid.as_ref() == Some(uid)));
+                self.slices.retain(|_, slice| !is_among(&self.deleted, slice));
                 let slices: Vec<_> = self.slices.values().cloned().collect();
                 slices.iter().for_each(|slice| self.raise_floor(slice));
                 self.listed = true;
                 return Noticed::Changed;
             }
             Event::Apply(slice) => {
-                if self.matters(&slice) {
+                if self.matters(&slice) && !is_among(&self.deleted, &slice) {
                     let newest = self.newest(slice);
                     return self.keep(newest);
                 }
             }
             Event::Delete(slice) => {
+                if let Some(uid) = &slice.metadata.uid {
+                    self.deleted.remove(uid);
+                }
                 let name = slice.name_any();
                 // A deletion of an earlier object of this name is old news.
                 let known = self.slices.get(&name);
@@ -134,7 +143,8 @@ impl Observed {
 
     /// Takes note that a slice does not exist.
     pub(crate) fn deleted(&mut self, name: &str) {
-        self.slices.remove(name);
+        let known = self.slices.remove(name);
+        self.deleted.extend(known.and_then(|slice| slice.metadata.uid));
         self.altered.remove(name);
     }
 
@@ -180,5 +190,60 @@ impl Observed {
         let pool = &slice.spec.pool;
         let floor = self.floors.entry(pool.name.clone()).or_default();
         *floor = pool.generation.max(*floor);
+    }
+}
+
+fn is_among(uids: &BTreeSet<String>, slice: &ResourceSlice) -> bool {
+    slice.metadata.uid.as_ref().is_some_and(|uid| uids.contains(uid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(version: u64) -> ResourceSlice {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "node-1-a-0", "uid": "1", "resourceVersion": version.to_string()},
+            "spec": {
+                "driver": "usb.example.com",
+                "nodeName": "node-1",
+                "pool": {"name": "node-1", "generation": 1, "resourceSliceCount": 1},
+            },
+        }))
+        .unwrap()
+    }
+
+    /// Knows the slice and has deleted it, ahead of the watch.
+    fn ahead() -> Observed {
+        let mut observed = Observed::new(Publishing { driver: "usb.example.com".into(), node: "node-1".into() });
+        observed.set_pools(BTreeSet::from(["node-1".to_owned()]));
+        for event in [Event::Init, Event::InitApply(slice(1)), Event::InitDone] {
+            observed.event(event);
+        }
+        assert_eq!(observed.slices().len(), 1);
+        observed.deleted("node-1-a-0");
+        observed
+    }
+
+    #[test]
+    fn a_watch_that_lags_does_not_bring_back_a_deleted_slice() {
+        let mut observed = ahead();
+        assert_eq!(observed.event(Event::Apply(slice(2))), Noticed::Nothing);
+        assert_eq!(observed.event(Event::Delete(slice(2))), Noticed::Nothing);
+        assert!(observed.slices().is_empty());
+        assert!(observed.deleted.is_empty(), "nothing is remembered for ever");
+    }
+
+    #[test]
+    fn neither_does_a_list_from_before() {
+        let mut observed = ahead();
+        for event in [Event::Init, Event::InitApply(slice(1)), Event::InitDone] {
+            observed.event(event);
+        }
+        assert!(observed.slices().is_empty());
+        for event in [Event::Init, Event::InitDone] {
+            observed.event(event);
+        }
+        assert!(observed.deleted.is_empty(), "nothing is remembered for ever");
     }
 }

@@ -6,6 +6,12 @@
 //! stop:   registration socket removed (the kubelet sends nothing more)
 //!         -->  calls under way finish  -->  DRA socket removed
 //! ```
+//!
+//! The plugin has the journal for as long as it has sockets, so on one node there
+//! is never a second one on the same journal: a successor waits in
+//! [`Journal::open`]. A plugin on another journal (or none of ours) may take over
+//! the sockets at any time: then they are its own, and the one it replaced
+//! finishes the calls it has, removes nothing, and fails its [`Probe`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +25,7 @@ use crate::driver::Driver;
 use crate::health::{self, DeviceHealth};
 use crate::journal::Journal;
 use crate::prepare::Preparer;
+use crate::probe::Probe;
 use crate::proto::dra::dra_plugin_server::DraPluginServer;
 use crate::proto::registration::PluginInfo;
 use crate::proto::registration::registration_server::RegistrationServer;
@@ -103,12 +110,13 @@ impl PluginBuilder {
 
         let (state, registration) = watch::channel(Registration::Pending);
         let info = self.info(&endpoint);
+        let journal = self.journal.clone();
         let (stop, stopping) = watch::channel(false);
         let dra = Server::start(&endpoint, stop, self.dra_services(driver, &stopping))?;
         let services = tonic::transport::Server::builder()
             .add_service(RegistrationServer::new(registration::Service { info, state }));
         let register = Server::start(&register, watch::channel(false).0, services)?;
-        Ok(Plugin { dra, register, registration })
+        Ok(Plugin { dra, register, registration, _journal: journal })
     }
 
     /// What the kubelet is told when it asks who we are.
@@ -128,7 +136,7 @@ impl PluginBuilder {
 
     /// What is served on the DRA socket.
     fn dra_services(self, driver: Arc<dyn Driver>, stopping: &Stopping) -> Router {
-        let health = self.health.map(|devices| health::Service { devices, stopping: stopping.clone() });
+        let health = self.health.map(|devices| health::Service::new(devices, stopping.clone()));
         let preparer = Arc::new(Preparer {
             driver,
             driver_name: self.driver_name,
@@ -154,6 +162,8 @@ pub struct Plugin {
     dra: Server,
     register: Server,
     registration: watch::Receiver<Registration>,
+    /// Last: nobody else may have it while the sockets are there.
+    _journal: Journal,
 }
 
 impl Plugin {
@@ -182,6 +192,12 @@ impl Plugin {
     /// What the kubelet has said, now and whenever it changes.
     pub fn registration(&self) -> watch::Receiver<Registration> {
         self.registration.clone()
+    }
+
+    /// Checks whether a kubelet would reach the plugin: for a liveness probe
+    /// ([`crate::liveness`]).
+    pub fn probe(&self) -> Probe {
+        Probe { dra: self.dra.file(), registration: self.register.file() }
     }
 
     /// Returns when one of the servers has ended by itself, which only a defect

@@ -40,6 +40,11 @@ impl Server {
         Ok(Self { stop, task: tokio::spawn(serving), ended: None, file })
     }
 
+    /// The file of the socket it serves.
+    pub(crate) fn file(&self) -> SocketFile {
+        self.file.clone()
+    }
+
     /// Returns when the server has ended by itself, with the reason.
     pub(crate) async fn ended(&mut self) -> String {
         if let Some(reason) = &self.ended {

@@ -59,24 +59,46 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<(), SocketError> {
 }
 
 /// The file of a bound socket, recognised by device and inode.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }
 
+/// Whose the file at a socket's path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The socket that was bound here.
+    Us,
+    /// Something else.
+    Other,
+    /// There is none.
+    Nobody,
+}
+
 impl SocketFile {
+    /// Where the socket was bound.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose the file at the path is now. A socket that is still listened on keeps
+    /// its inode, so no other file is ever taken for it.
+    pub(crate) fn owner(&self) -> io::Result<Owner> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == self.identity => Ok(Owner::Us),
+            Ok(_) => Ok(Owner::Other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Owner::Nobody),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes the file if it is still this socket's.
     pub(crate) fn remove(&self) {
-        match fs::symlink_metadata(&self.path) {
-            Ok(found) if (found.dev(), found.ino()) == self.identity => {
-                if let Err(error) = fs::remove_file(&self.path) {
-                    tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
-                }
-            }
-            Ok(_) | Err(_) => {
-                tracing::debug!(path = %self.path.display(), "socket file is not ours any more");
-            }
+        if !matches!(self.owner(), Ok(Owner::Us)) {
+            tracing::debug!(path = %self.path.display(), "socket file is not ours any more");
+        } else if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
         }
     }
 }
@@ -135,11 +157,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("reg.sock");
         let (_old_listener, old) = bind(&path).unwrap();
+        assert_eq!(old.owner().unwrap(), Owner::Us);
         let (_new_listener, new) = bind(&path).unwrap();
+        assert_eq!((old.owner().unwrap(), new.owner().unwrap()), (Owner::Other, Owner::Us));
         old.remove();
         UnixStream::connect(&path).await.unwrap();
         new.remove();
         assert!(!path.exists());
+        assert_eq!(new.owner().unwrap(), Owner::Nobody);
     }
 
     #[tokio::test]

@@ -34,9 +34,13 @@ impl Fixture {
     }
 
     fn start_with(api: FakeApi, pools: Option<Vec<Pool>>, resync: Duration) -> Self {
+        let patience = Patience { first: Duration::from_millis(5), longest: Duration::from_millis(40), resync };
+        Self::start_patient(api, pools, patience)
+    }
+
+    fn start_patient(api: FakeApi, pools: Option<Vec<Pool>>, patience: Patience) -> Self {
         let (wanted, receiver) = watch::channel(pools);
         let publishing = Publishing { driver: "dra.example.com".into(), node: "node-1".into() };
-        let patience = Patience { first: Duration::from_millis(5), longest: Duration::from_millis(40), resync };
         let publisher = SlicePublisher::start(api.client(), publishing, receiver, patience);
         let status = publisher.status();
         Self { api, wanted, publisher, status }
@@ -166,6 +170,22 @@ async fn edits_deletions_and_strangers_are_repaired() {
     eventually("the stranger is gone", || fixture.api.state().get(SLICES, "stranger").is_none()).await;
     fixture.shows(&wanted).await;
     drop(fixture.publisher);
+}
+
+#[tokio::test]
+async fn what_somebody_else_did_is_repaired_after_a_pause_and_what_the_driver_wants_at_once() {
+    let hour = Duration::from_secs(3600);
+    let patience = Patience { first: hour, longest: hour, resync: hour };
+    let mut fixture = Fixture::start_patient(api(), Some(vec![pool("node-1", 0..2)]), patience);
+    fixture.in_sync().await;
+    let mut edited = fixture.api.state().all(SLICES).remove(0);
+    edited["spec"]["devices"] = json!([{"name": "other"}]);
+    fixture.api.put(SLICES, edited);
+    // It has seen the edit, and does not fight.
+    reaches(&mut fixture.status, |status| !status.in_sync).await;
+    assert_eq!(fixture.api.state().writes(), 1);
+    fixture.publish(vec![pool("node-1", 0..3)]).await;
+    assert_eq!(fixture.in_sync().await.writes, 2);
 }
 
 #[tokio::test]

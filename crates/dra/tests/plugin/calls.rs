@@ -1,208 +1,31 @@
 //! The plugin as a kubelet sees it: over the sockets, with claims from an API.
 
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "helpers of tests fail by panicking"
-)]
-
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use patchbay_dra::proto::dra::dra_plugin_client::DraPluginClient;
+use crate::node::{DRIVER, Ground, Node, TestDriver, connect};
+use crate::support::{FakeApi, eventually, reaches};
 use patchbay_dra::proto::registration::registration_client::RegistrationClient;
 use patchbay_dra::proto::registration::{InfoRequest, RegistrationStatus};
 use patchbay_dra::proto::{dra, health_v1, health_v1alpha1};
-use patchbay_dra::{
-    AllocatedClaim, BoxFuture, ClaimRef, DeviceHealth, Driver, DriverError, HealthState, Journal, Plugin, Prepared,
-    Record, Registration, State,
-};
-use serde_json::{Value, json};
-use support::{DEADLINE, FakeApi, eventually, reaches};
+use patchbay_dra::{DeviceHealth, HealthState, Journal, Plugin, Registration, State};
+use serde_json::json;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
-
-const DRIVER: &str = "dra.example.com";
-
-/// Notes what it is asked; claims named `stuck` wait until the gate opens.
-struct TestDriver {
-    calls: Mutex<Vec<String>>,
-    gate: watch::Sender<bool>,
-}
-
-impl TestDriver {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { calls: Mutex::default(), gate: watch::channel(false).0 })
-    }
-
-    fn note(&self, call: String) {
-        self.calls.lock().unwrap().push(call);
-    }
-
-    fn calls(&self) -> Vec<String> {
-        self.calls.lock().unwrap().clone()
-    }
-}
-
-impl Driver for TestDriver {
-    fn prepare<'a>(&'a self, claim: &'a AllocatedClaim) -> BoxFuture<'a, Result<Prepared, DriverError>> {
-        Box::pin(async move {
-            let devices: Vec<_> = claim.devices.iter().map(|d| d.device.as_str()).collect();
-            self.note(format!("prepare {} {}", claim.name, devices.join(",")));
-            match claim.name.as_str() {
-                "stuck" => {
-                    let mut gate = self.gate.subscribe();
-                    gate.wait_for(|open| *open).await.unwrap();
-                }
-                "broken" => return Err("no such cable: plug it in".into()),
-                "crashing" => panic!("as told"),
-                _ => {}
-            }
-            let answer = |device: &patchbay_dra::AllocatedDevice| {
-                device.prepared(vec![format!("{DRIVER}/device={}", device.device)])
-            };
-            Ok(Prepared {
-                devices: claim.devices.iter().map(answer).collect(),
-                data: Some(json!({"labels": claim.labels})),
-            })
-        })
-    }
-
-    fn unprepare<'a>(
-        &'a self,
-        claim: &'a ClaimRef,
-        record: Option<&'a Record>,
-    ) -> BoxFuture<'a, Result<(), DriverError>> {
-        Box::pin(async move {
-            let known = if record.is_some() { "known" } else { "unknown" };
-            self.note(format!("unprepare {} {known}", claim.name));
-            Ok(())
-        })
-    }
-}
-
-/// One node: kubelet folder, API, driver, and the plugin served.
-struct Node {
-    root: tempfile::TempDir,
-    api: FakeApi,
-    driver: Arc<TestDriver>,
-    journal: Journal,
-    plugin: Plugin,
-}
-
-impl Node {
-    async fn start() -> Self {
-        Self::start_with(tempfile::tempdir().unwrap(), FakeApi::new(), Duration::from_secs(20)).await
-    }
-
-    async fn start_with(root: tempfile::TempDir, api: FakeApi, deadline: Duration) -> Self {
-        let driver = TestDriver::new();
-        let file = root.path().join("plugins").join(DRIVER).join("journal.json");
-        let journal = Journal::open(file).await;
-        let plugin = Plugin::builder(DRIVER, root.path(), api.client(), journal.clone())
-            .deadlines(deadline, Duration::from_secs(5))
-            .serve(driver.clone())
-            .await
-            .unwrap();
-        Self { root, api, driver, journal, plugin }
-    }
-
-    fn add_claim(&self, name: &str, uid: &str, device: &str) {
-        self.api.put("resourceclaims", claim(name, uid, device));
-    }
-
-    fn kubelet(&self) -> Kubelet {
-        Kubelet(DraPluginClient::new(connect(&self.socket())))
-    }
-
-    fn socket(&self) -> std::path::PathBuf {
-        self.root.path().join("plugins").join(DRIVER).join("dra.sock")
-    }
-
-    fn registration_socket(&self) -> std::path::PathBuf {
-        let name = format!("{DRIVER}-reg.sock");
-        self.root.path().join("plugins_registry").join(name)
-    }
-}
-
-fn claim(name: &str, uid: &str, device: &str) -> Value {
-    json!({
-        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
-        "metadata": {"namespace": "ns", "name": name, "uid": uid, "labels": {"a": "b"}},
-        "spec": {},
-        "status": {"allocation": {"devices": {"results": [
-            {"driver": DRIVER, "pool": "pool", "device": device, "request": "port/fast"},
-            {"driver": "other.example.com", "pool": "p", "device": "d", "request": "gpu"},
-        ]}}},
-    })
-}
-
-fn connect(socket: &Path) -> Channel {
-    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect_lazy()
-}
-
-#[derive(Clone)]
-struct Kubelet(DraPluginClient<Channel>);
-
-impl Kubelet {
-    /// Answers by uid, or the error.
-    async fn prepare(&self, claims: &[(&str, &str)]) -> Vec<(String, Result<Vec<dra::Device>, String>)> {
-        let request = dra::NodePrepareResourcesRequest { claims: messages(claims) };
-        let mut client = self.0.clone();
-        let answer = client.node_prepare_resources(request);
-        let answer = tokio::time::timeout(DEADLINE, answer).await.unwrap();
-        let claims = answer.unwrap().into_inner().claims.into_iter();
-        claims
-            .map(|(uid, answer)| match answer.error.as_str() {
-                "" => (uid, Ok(answer.devices)),
-                error => (uid, Err(error.to_owned())),
-            })
-            .collect()
-    }
-
-    async fn prepare_one(&self, name: &str, uid: &str) -> Result<Vec<dra::Device>, String> {
-        let mut answers = self.prepare(&[(name, uid)]).await;
-        assert_eq!(answers.len(), 1);
-        let (answered, answer) = answers.remove(0);
-        assert_eq!(answered, uid);
-        answer
-    }
-
-    async fn unprepare(&self, name: &str, uid: &str) -> String {
-        let request = dra::NodeUnprepareResourcesRequest { claims: messages(&[(name, uid)]) };
-        let mut client = self.0.clone();
-        let answer = client.node_unprepare_resources(request);
-        let answer = tokio::time::timeout(DEADLINE, answer).await.unwrap();
-        answer.unwrap().into_inner().claims[uid].error.clone()
-    }
-}
-
-fn messages(claims: &[(&str, &str)]) -> Vec<dra::Claim> {
-    claims
-        .iter()
-        .map(|(name, uid)| dra::Claim { namespace: "ns".into(), name: (*name).into(), uid: (*uid).into() })
-        .collect()
-}
 
 #[tokio::test]
 async fn the_kubelet_finds_the_plugin_and_says_what_it_thinks_of_it() {
     let node = Node::start().await;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(node.socket().parent().unwrap()), 0o750);
-    assert_eq!(mode(&node.socket()), 0o600);
-    assert_eq!(mode(&node.registration_socket()), 0o600);
+    assert_eq!(mode(node.ground.socket().parent().unwrap()), 0o750);
+    assert_eq!(mode(&node.ground.socket()), 0o600);
+    assert_eq!(mode(&node.ground.registration_socket()), 0o600);
 
-    let mut kubelet = RegistrationClient::new(connect(&node.registration_socket()));
+    let mut kubelet = RegistrationClient::new(connect(&node.ground.registration_socket()));
     let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
     assert_eq!((info.r#type.as_str(), info.name.as_str()), ("DRAPlugin", DRIVER));
-    assert_eq!(info.endpoint, node.socket().to_string_lossy());
+    assert_eq!(info.endpoint, node.ground.socket().to_string_lossy());
     assert_eq!(info.supported_versions, ["v1.DRAPlugin"]);
 
     let mut registration = node.plugin.registration();
@@ -215,7 +38,7 @@ async fn the_kubelet_finds_the_plugin_and_says_what_it_thinks_of_it() {
         reaches(&mut registration, |state| *state == expected).await;
     }
 
-    let (socket, register) = (node.socket(), node.registration_socket());
+    let (socket, register) = (node.ground.socket(), node.ground.registration_socket());
     node.plugin.stop().await;
     assert!(!socket.exists() && !register.exists());
 }
@@ -223,7 +46,7 @@ async fn the_kubelet_finds_the_plugin_and_says_what_it_thinks_of_it() {
 #[tokio::test]
 async fn a_driver_name_the_api_would_refuse_is_refused() {
     let root = tempfile::tempdir().unwrap();
-    let journal = Journal::open(root.path().join("journal.json")).await;
+    let journal = Journal::open(root.path().join("journal.json")).await.unwrap();
     for name in ["", "Upper.example.com", "a..b", &"x".repeat(64)] {
         let plugin = Plugin::builder(name, root.path(), FakeApi::new().client(), journal.clone());
         let error = plugin.serve(TestDriver::new()).await.unwrap_err();
@@ -313,15 +136,12 @@ async fn a_slow_claim_delays_nobody_but_itself() {
 
 #[tokio::test]
 async fn work_cut_off_in_the_middle_is_found_and_done_again() {
-    let node = Node::start_with(tempfile::tempdir().unwrap(), FakeApi::new(), Duration::from_millis(300)).await;
+    let node = Node::start_on(Ground::new(), Duration::from_millis(300)).await;
     node.add_claim("stuck", "u1", "d1");
     let error = node.kubelet().prepare_one("stuck", "u1").await.unwrap_err();
     assert!(error.starts_with("not finished within"), "{error}");
     assert_eq!(node.driver.calls(), ["prepare stuck d1"]);
-    // The process is gone without a word; the next one starts on the same folder.
-    let Node { root, api, plugin, journal, .. } = node;
-    drop((plugin, journal));
-    let node = Node::start_with(root, api, Duration::from_secs(20)).await;
+    let node = Node::start_on(node.crash(), Duration::from_secs(20)).await;
     let found = node.journal.records();
     let states: Vec<_> = found.unfinished().map(|(uid, r)| (uid, r.state)).collect();
     assert_eq!(states, [("u1", State::Preparing)]);
@@ -338,7 +158,7 @@ async fn a_prepared_claim_needs_no_api_and_a_new_one_says_that_it_does() {
     node.add_claim("c", "u1", "d1");
     let kubelet = node.kubelet();
     let first = kubelet.prepare_one("c", "u1").await.unwrap();
-    node.api.set_down(true);
+    node.ground.api.set_down(true);
     assert_eq!(kubelet.prepare_one("c", "u1").await.unwrap(), first);
     let error = kubelet.prepare_one("new", "u2").await.unwrap_err();
     assert!(error.contains("ns/new could not be read"), "{error}");
@@ -363,7 +183,7 @@ async fn a_claim_that_was_allocated_anew_is_undone_first() {
 #[tokio::test]
 async fn health_reaches_kubelets_of_both_versions_and_does_not_hold_up_the_stop() {
     let root = tempfile::tempdir().unwrap();
-    let journal = Journal::open(root.path().join("journal.json")).await;
+    let journal = Journal::open(root.path().join("journal.json")).await.unwrap();
     let (report, health) = watch::channel(Vec::new());
     let plugin = Plugin::builder(DRIVER, root.path(), FakeApi::new().client(), journal)
         .health(health)
@@ -398,5 +218,7 @@ async fn health_reaches_kubelets_of_both_versions_and_does_not_hold_up_the_stop(
         assert!(device.last_updated_time > 1_600_000_000);
     }
     tokio::time::timeout(Duration::from_secs(5), plugin.stop()).await.unwrap();
-    assert!(old.message().await.is_ok_and(|end| end.is_none()));
+    for stream in [&mut old, &mut new] {
+        assert!(stream.message().await.is_ok_and(|end| end.is_none()));
+    }
 }
