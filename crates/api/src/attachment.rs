@@ -127,6 +127,7 @@ pub fn read(pod: &Pod) -> Result<((Namespace, PodName), Attachment), Unreadable>
         vm: VmName::new(meta::annotation(meta, keys::VM)?),
         node: node(pod).ok_or(Unreadable::Missing("spec.affinity"))?,
         hub: meta::annotation(meta, keys::HUB).ok().map(hub).transpose()?,
+        port_claim: claims(pod)?.port,
         unschedulable: condition(pod, "PodScheduled")
             .is_some_and(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable")),
         state: state(pod),
@@ -148,7 +149,8 @@ fn node(pod: &Pod) -> Option<NodeName> {
     (field.key == "metadata.name").then(|| field.values.as_ref()?.first().map(NodeName::new)).flatten()
 }
 
-fn condition<'p>(pod: &'p Pod, kind: &str) -> Option<&'p PodCondition> {
+/// A condition of a pod.
+pub(crate) fn condition<'p>(pod: &'p Pod, kind: &str) -> Option<&'p PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
 }
 
@@ -269,6 +271,7 @@ mod tests {
                 vm: new.vm,
                 node: new.node,
                 hub,
+                port_claim: None,
                 unschedulable: false,
                 state: PodState::Pending,
                 plugged: None,

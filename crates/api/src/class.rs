@@ -7,14 +7,14 @@ use patchbay_core::DRIVER;
 use crate::claim::cel_string;
 use crate::keys;
 
-/// Both classes: devices are what has an `id`, ports are what has an `index`.
+/// Both classes: devices are what has an `id`, ports, and the tokens that stand for no port, are the rest.
 pub fn all() -> [DeviceClass; 2] {
-    [class(keys::DEVICE_CLASS, "id"), class(keys::PORT_CLASS, "index")]
+    [class(keys::DEVICE_CLASS, ""), class(keys::PORT_CLASS, "!")]
 }
 
-fn class(name: &str, attribute: &str) -> DeviceClass {
+fn class(name: &str, not: &str) -> DeviceClass {
     let driver = cel_string(DRIVER);
-    let expression = format!("device.driver == {driver} && has(device.attributes[{driver}].{attribute})");
+    let expression = format!("device.driver == {driver} && {not}has(device.attributes[{driver}].id)");
     let selector = DeviceSelector { cel: Some(CELDeviceSelector { expression }) };
     DeviceClass {
         metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },

@@ -117,7 +117,7 @@ impl From<&DeviceStatus> for world::DeviceStatus {
     /// What we would not have written counts as not written, so that it is written anew.
     fn from(status: &DeviceStatus) -> Self {
         let conditions = status.conditions.iter().flatten();
-        let mut conditions: Vec<_> = conditions.filter_map(Condition::read).collect();
+        let mut conditions: Vec<_> = conditions.filter_map(|c| c.read(ConditionType::OF_DEVICE)).collect();
         conditions.sort_by_key(|c| c.kind);
         Self {
             node: status.node_name.as_deref().map(NodeName::new),
@@ -181,14 +181,13 @@ impl From<&CoreCondition> for Condition {
 }
 
 impl Condition {
-    /// None for conditions of others.
-    fn read(&self) -> Option<CoreCondition> {
-        let kinds = [ConditionType::Ready, ConditionType::Assigned, ConditionType::Attached];
-        let reason = Reason::ALL.into_iter().find(|r| r.as_str() == self.reason)?;
+    /// None for conditions of others, and for what is none of these `kinds`.
+    pub(crate) fn read(&self, kinds: &[ConditionType]) -> Option<CoreCondition> {
+        let reason = Reason::ALL.iter().copied().find(|r| r.as_str() == self.reason)?;
         // A status that contradicts the reason was not written by us.
         let honest = self.status == if reason.is_true() { "True" } else { "False" };
         honest.then_some(CoreCondition {
-            kind: kinds.into_iter().find(|k| k.as_str() == self.type_)?,
+            kind: kinds.iter().copied().find(|k| k.as_str() == self.type_)?,
             reason,
             message: self.message.clone(),
             since: meta::parse_timestamp(&self.last_transition_time)?,

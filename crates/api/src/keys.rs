@@ -24,7 +24,13 @@ pub const DEVICE: &str = "usb.virtualization.deckhouse.io/device";
 /// Label of the template of port claims and of the claims made from it: the half, `usb2` or `usb3`.
 pub const PORT: &str = "usb.virtualization.deckhouse.io/port";
 
-/// Annotation of a device's claim: the node whose device it asks for.
+/// Label of a device's claim template and of the claims made from it: the device's object.
+pub const TEMPLATE: &str = "usb.virtualization.deckhouse.io/template";
+
+/// Annotation of a device's claim template: the name the device is published by.
+pub const PUBLISHED: &str = "usb.virtualization.deckhouse.io/published";
+
+/// Annotation of a device's claim or template: the node whose device it asks for.
 pub const NODE: &str = "usb.virtualization.deckhouse.io/node";
 
 /// Annotation of an attachment pod: `plugged`, or `reserved` for what waits for a migration.
@@ -42,7 +48,8 @@ pub const VM_POD: &str = "usb.virtualization.deckhouse.io/vm-pod";
 /// Annotation of an attachment pod: the uid of that pod.
 pub const VM_POD_UID: &str = "usb.virtualization.deckhouse.io/vm-pod-uid";
 
-/// Annotation of an attachment pod: the half whose port it has; absent when the device is local.
+/// Annotation of an attachment pod: the half whose port it has; absent when the device is local. Of a device's claim
+/// template: the half whose port a pod on another node needs.
 pub const HUB: &str = "usb.virtualization.deckhouse.io/hub";
 
 /// Condition and readiness gate of an attachment pod: what the agent says.

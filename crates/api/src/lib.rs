@@ -10,8 +10,9 @@
 //! | [`usb_device`] | `USBDevice` | controller |
 //! | [`virtual_machine`] | `VirtualMachine` | spec: people, status: controller |
 //! | [`slice`] | `ResourceSlice` | agent |
-//! | [`claim`] | `ResourceClaim` of a device | controller, kube-scheduler |
-//! | [`port`] | `ResourceClaimTemplate` and `ResourceClaim` of a vhci port | controller, kube-controller-manager |
+//! | [`claim`] | `ResourceClaim` | controller, people, kube-controller-manager, kube-scheduler |
+//! | [`port`] | `ResourceClaimTemplate` of a vhci port | controller |
+//! | [`template`] | `ResourceClaimTemplate` of a device, for ordinary pods | controller |
 //! | [`class`] | `DeviceClass` | installation |
 //! | [`attachment`] | `Pod` that stands for an attachment | controller; the `Plugged` condition: agent |
 //! | [`vm_pod`] | `Pod` that runs a virtual machine | controller |
@@ -27,10 +28,13 @@ pub mod meta;
 pub mod namespace;
 pub mod node;
 pub mod node_device;
+mod pod_trouble;
 pub mod port;
 pub mod quantity;
 mod restricted;
+mod rules;
 pub mod slice;
+pub mod template;
 pub mod usb_device;
 pub mod virtual_machine;
 pub mod vm_pod;

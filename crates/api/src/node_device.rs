@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::device_status::DeviceStatus;
-use crate::keys;
 use crate::meta::{self, Unreadable};
+use crate::{keys, rules};
 
 /// What an administrator decides about the device.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,11 +48,8 @@ use crate::meta::{self, Unreadable};
 pub struct NodeUSBDeviceSpec {
     /// The namespace that may use the device. Empty or absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        with = "String",
-        length(max = 63),
-        extend("pattern" = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")
-    )]
+    #[schemars(with = "String", length(max = 253))]
+    #[x_kube(validation = rules::namespace())]
     pub assigned_namespace: Option<String>,
 }
 

@@ -3,13 +3,12 @@
 //! One template for each half and namespace; kube-controller-manager makes a claim from it for each attachment pod, and
 //! deletes it with the pod.
 
-use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate, ResourceClaimTemplateSpec};
+use k8s_openapi::api::resource::v1::{ResourceClaimTemplate, ResourceClaimTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use patchbay_core::DRIVER;
-use patchbay_core::names::{Namespace, NodeName};
+use patchbay_core::names::Namespace;
 use patchbay_core::speed::Hub;
 
-use crate::claim::{self, Target, cel_string};
+use crate::claim::{self, cel_string};
 use crate::keys;
 use crate::meta::{self, Unreadable};
 
@@ -23,9 +22,6 @@ pub fn template_name(hub: Hub) -> String {
 
 /// The template for one port of a half.
 pub fn template(namespace: &Namespace, hub: Hub) -> ResourceClaimTemplate {
-    let attributes = format!("device.attributes[{}]", cel_string(DRIVER));
-    let expression =
-        format!("device.driver == {} && {attributes}.hub == {}", cel_string(DRIVER), cel_string(hub.as_str()));
     let labels = Some(meta::map([(keys::PORT, hub.as_str())]));
     ResourceClaimTemplate {
         metadata: ObjectMeta {
@@ -36,9 +32,14 @@ pub fn template(namespace: &Namespace, hub: Hub) -> ResourceClaimTemplate {
         },
         spec: ResourceClaimTemplateSpec {
             metadata: Some(ObjectMeta { labels, ..ObjectMeta::default() }),
-            spec: claim::request(PORT_REQUEST, keys::PORT_CLASS, expression),
+            spec: claim::request(PORT_REQUEST, keys::PORT_CLASS, any_port(hub)),
         },
     }
+}
+
+/// The expression that is true of every port of a half.
+pub(crate) fn any_port(hub: Hub) -> String {
+    claim::with_attributes(&[("hub", &cel_string(hub.as_str()))])
 }
 
 /// Reads a template.
@@ -50,21 +51,8 @@ pub fn read_template(template: &ResourceClaimTemplate) -> Result<(Namespace, Hub
     Ok((Namespace::new(meta::namespace(&template.metadata)?), hub))
 }
 
-/// The ports that a claim holds.
-pub fn in_use(claim: &ResourceClaim) -> Vec<(NodeName, Hub)> {
-    let targets = claim::allocated(claim).into_iter().map(|a| a.target);
-    targets
-        .filter_map(|target| match target {
-            Target::Port { node, port } => Some((node, port.hub)),
-            Target::Device { .. } => None,
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -80,17 +68,5 @@ mod tests {
         let mut renamed = template(&"my-project".into(), Hub::Usb3);
         renamed.metadata.name = Some("mine".to_owned());
         assert!(read_template(&renamed).is_err());
-    }
-
-    #[test]
-    fn an_allocated_claim_uses_a_port_of_its_node() {
-        let made = template(&"my-project".into(), Hub::Usb2);
-        let mut json = json!({"metadata": {"name": "x"}, "spec": made.spec.spec});
-        let pending: ResourceClaim = serde_json::from_value(json.clone()).unwrap();
-        assert_eq!(in_use(&pending), []);
-        let result = json!({"request": "port", "driver": DRIVER, "pool": "node-2-ports", "device": "usb2-3"});
-        json["status"] = json!({"allocation": {"devices": {"results": [result]}}});
-        let allocated: ResourceClaim = serde_json::from_value(json).unwrap();
-        assert_eq!(in_use(&allocated), [("node-2".into(), Hub::Usb2)]);
     }
 }

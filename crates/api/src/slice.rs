@@ -3,19 +3,25 @@
 //! | pool | slices | devices |
 //! |---|---|---|
 //! | `<node>` | for all nodes | the USB devices plugged into the node |
-//! | `<node>-ports` | for this node only | the vhci ports of the node |
+//! | `<node>-ports` | for this node only | the vhci ports of the node, and a token for each of its devices |
+//!
+//! A claim of an ordinary pod asks for a device and a port, because the port ties the pod to a node that has one. On the
+//! device's own node no port is needed: there the claim takes the device's token instead. While the device of such a claim is
+//! in reach of its containers, its port or token carries the claim's uid in the attribute `claim`.
+//!
 //!
 //! A pool may be spread over several slices. It is believed when it is complete: when there are as many slices of its
 //! highest generation as each of them says. Until then, what was believed before stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::{Device as DraDevice, DeviceAttribute, ResourceSlice};
 use patchbay_core::DRIVER;
+use patchbay_core::conditions::Seconds;
 use patchbay_core::controller::world::Pool;
 use patchbay_core::device::{Attributes as CoreAttributes, Device, clean};
 use patchbay_core::identity::Published;
-use patchbay_core::names::{DeviceName, NodeName};
+use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_core::speed::PortName;
 
 use crate::device_status::Attributes;
@@ -82,12 +88,42 @@ pub fn device(device: &Device, node: &NodeName) -> DraDevice {
     }
 }
 
-/// A vhci port as it is published.
-pub fn port(port: &PortName) -> DraDevice {
+/// A vhci port as it is published; `claim` is the pod's claim whose device is behind it, in reach of the containers.
+pub fn port(port: &PortName, claim: Option<&Uid>) -> DraDevice {
     let index = DeviceAttribute { int: Some(port.index.into()), ..DeviceAttribute::default() };
+    let used = claim.map(|uid| (CLAIM.to_owned(), string(uid.to_string())));
     let attributes = [("hub".to_owned(), string(port.hub.to_string())), ("index".to_owned(), index)];
-    DraDevice { name: port.to_string(), attributes: Some(attributes.into()), ..DraDevice::default() }
+    DraDevice {
+        name: port.to_string(),
+        attributes: Some(attributes.into_iter().chain(used).collect()),
+        ..DraDevice::default()
+    }
 }
+
+/// The token of a device, as its home node publishes it; `claim` is the pod's claim that has the device.
+pub fn token(device: &DeviceName, node: &NodeName, claim: Option<&Uid>) -> DraDevice {
+    let used = claim.map(|uid| (CLAIM, uid.to_string()));
+    let attributes = [("hub", LOCAL.to_owned()), ("device", device.to_string()), ("node", node_attribute(node))];
+    let attributes = attributes.into_iter().chain(used).map(|(key, value)| (key.to_owned(), string(value)));
+    DraDevice { name: token_name(device), attributes: Some(attributes.collect()), ..DraDevice::default() }
+}
+
+/// The name of a device's token: of a long name, the end, which tells it from all others.
+pub fn token_name(device: &DeviceName) -> String {
+    let name = device.as_str();
+    let (_, end) = name.split_at(name.ceil_char_boundary(name.len().saturating_sub(63 - TOKEN.len())));
+    format!("{TOKEN}{}", end.trim_start_matches('-'))
+}
+
+/// Whether an entry of a pool of ports is a token.
+pub fn is_token(name: &str) -> bool {
+    name.starts_with(TOKEN)
+}
+
+const TOKEN: &str = "local-";
+/// The attribute `hub` of a token.
+pub(crate) const LOCAL: &str = "local";
+const CLAIM: &str = "claim";
 
 fn string(value: String) -> DeviceAttribute {
     DeviceAttribute { string: Some(value), ..DeviceAttribute::default() }
@@ -100,6 +136,8 @@ pub struct Slice {
     pub name: String,
     /// The node whose agent published it.
     pub node: NodeName,
+    /// When it was created.
+    pub created: Seconds,
     /// The pool's generation.
     pub generation: i64,
     /// How many slices the pool has in this generation.
@@ -116,7 +154,16 @@ pub enum Contents {
     /// Of the pool `<node>`.
     Devices(Vec<Device>),
     /// Of the pool `<node>-ports`.
-    Ports(Vec<PortName>),
+    Ports(Ports),
+}
+
+/// What a pool of ports lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// The ports.
+    pub ports: Vec<PortName>,
+    /// The claims of ordinary pods whose device is in reach of their containers.
+    pub in_use: BTreeSet<Uid>,
 }
 
 impl Slice {
@@ -139,11 +186,17 @@ pub fn read(slice: &ResourceSlice) -> Result<Slice, Unreadable> {
     let mut skip = |name: &str, error| skipped.push((name.to_owned(), error));
     let (node, contents) = match &spec.node_name {
         Some(node) => {
-            let ports = entries.filter_map(|d| {
-                let parsed = d.name.parse().map_err(|e| Unreadable::bad("name", e));
-                parsed.map_err(|e| skip(&d.name, e)).ok()
-            });
-            (NodeName::new(node), Contents::Ports(ports.collect()))
+            let mut pool = Ports::default();
+            for entry in entries {
+                let claim = entry.attributes.as_ref().and_then(|a| a.get(CLAIM)?.string.as_deref());
+                pool.in_use.extend(claim.map(Uid::new));
+                match entry.name.parse() {
+                    Ok(port) => pool.ports.push(port),
+                    Err(_) if is_token(&entry.name) => {}
+                    Err(error) => skip(&entry.name, Unreadable::bad("name", error)),
+                }
+            }
+            (NodeName::new(node), Contents::Ports(pool))
         }
         None => {
             let devices = entries.filter_map(|d| read_device(d).map_err(|e| skip(&d.name, e)).ok());
@@ -153,6 +206,7 @@ pub fn read(slice: &ResourceSlice) -> Result<Slice, Unreadable> {
     Ok(Slice {
         name: meta::name(&slice.metadata)?.to_owned(),
         node,
+        created: slice.metadata.creation_timestamp.as_ref().map_or(0, meta::seconds),
         generation: spec.pool.generation,
         count: spec.pool.resource_slice_count,
         contents,
@@ -189,7 +243,7 @@ fn read_device(device: &DraDevice) -> Result<Device, Unreadable> {
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
     devices: BTreeMap<NodeName, Vec<Device>>,
-    ports: BTreeMap<NodeName, Vec<PortName>>,
+    ports: BTreeMap<NodeName, Ports>,
 }
 
 impl Pools {
@@ -198,7 +252,7 @@ impl Pools {
         let mut pools: BTreeMap<NodeName, Pool> = BTreeMap::new();
         let mut parts: BTreeMap<(&NodeName, bool), Vec<&Slice>> = BTreeMap::new();
         for slice in slices {
-            pools.entry(slice.node.clone()).or_default().slices.push(slice.name.clone());
+            pools.entry(slice.node.clone()).or_default().slices.insert(slice.name.clone(), slice.created);
             parts.entry((&slice.node, matches!(slice.contents, Contents::Ports(_)))).or_default().push(slice);
         }
         self.devices.retain(|node, _| parts.contains_key(&(node, false)));
@@ -207,9 +261,10 @@ impl Pools {
             self.believe(node, slices);
         }
         for (node, pool) in &mut pools {
+            pool.silent = !(self.devices.contains_key(node) && self.ports.contains_key(node));
             pool.devices = self.devices.get(node).cloned().unwrap_or_default();
-            pool.ports = self.ports.get(node).cloned().unwrap_or_default();
-            pool.slices.sort();
+            let ports = self.ports.get(node).cloned().unwrap_or_default();
+            (pool.ports, pool.in_use) = (ports.ports, ports.in_use);
         }
         pools
     }
@@ -224,23 +279,23 @@ impl Pools {
             return;
         }
         let mut devices: BTreeMap<&DeviceName, &Device> = BTreeMap::new();
-        let mut ports: Vec<PortName> = Vec::new();
-        let mut is_ports = false;
+        let mut pool: Option<Ports> = None;
         for slice in slices {
             match &slice.contents {
                 Contents::Devices(list) => list.iter().for_each(|d| {
                     devices.entry(&d.name).or_insert(d);
                 }),
-                Contents::Ports(list) => {
-                    is_ports = true;
-                    ports.extend(list);
+                Contents::Ports(part) => {
+                    let pool = pool.get_or_insert_default();
+                    pool.ports.extend(&part.ports);
+                    pool.in_use.extend(part.in_use.iter().cloned());
                 }
             }
         }
-        if is_ports {
-            ports.sort();
-            ports.dedup();
-            self.ports.insert(node.clone(), ports);
+        if let Some(mut pool) = pool {
+            pool.ports.sort();
+            pool.ports.dedup();
+            self.ports.insert(node.clone(), pool);
         } else {
             self.devices.insert(node.clone(), devices.into_values().cloned().collect());
         }
@@ -283,7 +338,21 @@ mod tests {
 
     #[test]
     fn a_port_is_published_with_these_attributes() {
-        insta::assert_json_snapshot!("slice_port", port(&"usb3-4".parse().unwrap()));
+        insta::assert_json_snapshot!("slice_port", port(&"usb3-4".parse().unwrap(), None));
+    }
+
+    #[test]
+    fn a_token_is_published_with_these_attributes() {
+        insta::assert_json_snapshot!("slice_token", token(&"webcam-k3f9a".into(), &node(), Some(&"c1".into())));
+    }
+
+    #[test]
+    fn names_of_tokens_are_labels_and_stay_different() {
+        let long = |end: &str| token_name(&DeviceName::new(format!("{}{end}", "x-".repeat(29))));
+        for name in [long("k3f9a"), long("k3f9b"), token_name(&"usb2-23456".into())] {
+            assert!(name.len() <= 63 && is_token(&name) && name.parse::<PortName>().is_err(), "{name}");
+        }
+        assert_ne!(long("k3f9a"), long("k3f9b"));
     }
 
     #[test]
@@ -338,14 +407,25 @@ mod tests {
                 "driver": DRIVER,
                 "pool": {"name": port_pool(&node()), "generation": 1, "resourceSliceCount": 1},
                 "nodeName": "node-1",
-                "devices": names.iter().map(port).collect::<Vec<_>>(),
+                "devices": [
+                    port(&names[0], None),
+                    port(&names[1], Some(&"c1".into())),
+                    token(&"webcam-k3f9a".into(), &node(), Some(&"c2".into())),
+                ],
             },
         }))
         .unwrap();
         let slice = read(&slice).unwrap();
-        assert_eq!((slice.node.clone(), slice.contents.clone()), (node(), Contents::Ports(names.clone())));
+        let in_use = BTreeSet::from(["c1".into(), "c2".into()]);
+        let expected = Ports { ports: names.clone(), in_use: in_use.clone() };
+        assert_eq!((slice.node.clone(), slice.contents.clone()), (node(), Contents::Ports(expected)));
+        assert_eq!(slice.skipped, []);
         let pools = Pools::default().update([&slice]);
-        assert_eq!(pools[&node()], Pool { devices: vec![], ports: names, slices: vec!["p".to_owned()] });
+        let slices = [("p".to_owned(), 0)].into();
+        let expected = Pool { ports: names, in_use, slices, silent: true, ..Pool::default() };
+        assert_eq!(pools[&node()], expected, "no word of devices");
+        let empty = read(&device_slice("d", 1, 1, &[])).unwrap();
+        assert!(!Pools::default().update([&slice, &empty])[&node()].silent);
     }
 
     #[test]

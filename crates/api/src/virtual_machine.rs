@@ -5,15 +5,16 @@
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema, Resource};
-use patchbay_core::conditions::GuestPort;
+use patchbay_core::conditions::{ConditionType, GuestPort};
 use patchbay_core::controller::world::{Vm, VmPhase, VmStatus, VmUsbStatus};
 use patchbay_core::names::{DeviceName, Namespace, NodeName, Uid, VmName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::device_status::Condition;
 use crate::meta::{self, Unreadable};
-use crate::{keys, quantity};
+use crate::{keys, quantity, rules};
 
 /// The machine as its owner wants it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,20 +46,25 @@ pub struct VirtualMachineSpec {
     #[serde(default)]
     pub memory: Memory,
     /// The machine's image: an OCI reference of a container image that holds the engine and a description of the machine.
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = rules::image())]
     pub image: String,
     /// When the machine runs. `Manual`: it is neither started nor stopped, but goes on with what it does.
     #[serde(default)]
     pub run_policy: RunPolicy,
     /// Labels of the nodes the machine may run on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 253}))]
+    #[x_kube(validation = rules::node_labels())]
     pub node_selector: BTreeMap<String, String>,
-    /// USB devices of the machine, by the names of `USBDevice`s of its namespace. May be changed while it runs.
+    /// USB devices of the machine, by the names of `USBDevice`s of its namespace: at most 16, which may be changed while it
+    /// runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
-        length(max = 16),
+        length(max = 64),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
+    #[x_kube(validation = rules::few_devices(), validation = rules::different_devices())]
     pub usb_devices: Vec<UsbDeviceRef>,
 }
 
@@ -111,10 +117,11 @@ pub enum RunPolicy {
 }
 
 /// A USB device of a virtual machine.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UsbDeviceRef {
     /// The name of a `USBDevice` of the machine's namespace.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::device_name())]
     pub name: String,
 }
 
@@ -145,6 +152,13 @@ pub struct VirtualMachineStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub usb_devices: Option<Vec<UsbDeviceStatus>>,
+    /// Whether it runs, and whether all its USB devices are attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "Vec<Condition>",
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
+    pub conditions: Option<Vec<Condition>>,
 }
 
 /// The state of a USB device of a virtual machine.
@@ -249,6 +263,7 @@ impl From<&VmStatus> for VirtualMachineStatus {
             observed_generation: Some(status.observed_generation),
             usb: Some(format!("{attached}/{}", status.usb_devices.len())).filter(|_| !status.usb_devices.is_empty()),
             usb_devices: Some(status.usb_devices.iter().map(UsbDeviceStatus::from).collect()),
+            conditions: Some(status.conditions.iter().map(Condition::from).collect()),
         }
     }
 }
@@ -256,7 +271,11 @@ impl From<&VmStatus> for VirtualMachineStatus {
 impl From<&VirtualMachineStatus> for VmStatus {
     fn from(status: &VirtualMachineStatus) -> Self {
         let phase = PHASES.iter().find(|(_, text)| Some(*text) == status.phase.as_deref());
+        let conditions = status.conditions.iter().flatten();
+        let mut conditions: Vec<_> = conditions.filter_map(|c| c.read(ConditionType::OF_VM)).collect();
+        conditions.sort_by_key(|c| c.kind);
         Self {
+            conditions,
             phase: phase.map(|(phase, _)| *phase),
             node: status.node_name.as_deref().map(NodeName::new),
             observed_generation: status.observed_generation.unwrap_or(0),
@@ -291,6 +310,8 @@ impl From<&UsbDeviceStatus> for VmUsbStatus {
 
 #[cfg(test)]
 mod tests {
+    use patchbay_core::conditions::{Condition as CoreCondition, Reason};
+
     use super::*;
     use crate::samples;
 
@@ -335,11 +356,17 @@ mod tests {
             address,
             message: "so it is".to_owned(),
         };
+        let condition =
+            |kind, reason| CoreCondition { kind, reason, message: "so it is".to_owned(), since: 1_700_000_000 };
         let status = VmStatus {
             phase: Some(VmPhase::Running),
             node: Some("node-2".into()),
             observed_generation: 7,
             usb_devices: vec![usb("webcam", Some(GuestPort { bus: 0, port: "2.1".to_owned() })), usb("token", None)],
+            conditions: vec![
+                condition(ConditionType::Running, Reason::Running),
+                condition(ConditionType::USBDevicesAttached, Reason::InUse),
+            ],
         };
         let patch = status_patch(&"my-project".into(), &"linux-vm".into(), Some(&"u1".into()), &status);
         insta::assert_json_snapshot!("vm_status", patch);

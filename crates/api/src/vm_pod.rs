@@ -15,7 +15,7 @@ use patchbay_core::names::{Namespace, NodeName, PodName, Uid, VmName};
 use crate::attachment;
 use crate::meta::{self, Unreadable};
 use crate::virtual_machine::{Machine, VirtualMachine};
-use crate::{keys, restricted};
+use crate::{keys, pod_trouble, restricted};
 
 /// The volume that holds the monitor's socket.
 pub const RUN_VOLUME: &str = "run";
@@ -87,6 +87,8 @@ fn container(machine: &Machine) -> Container {
             ..ResourceRequirements::default()
         }),
         security_context: Some(restricted::container()),
+        // What the engine says last is what people have to read.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(vec![mount(RUN_VOLUME, RUN_PATH), mount("tmp", "/tmp")]),
         ..Container::default()
     }
@@ -103,6 +105,7 @@ pub fn read(pod: &Pod) -> Result<((Namespace, PodName), VmPod), Unreadable> {
         node: pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).map(NodeName::new),
         deleting: meta.deletion_timestamp.is_some(),
         state: attachment::state(pod),
+        trouble: pod_trouble::read(pod),
     };
     Ok(((this.namespace, this.name), read))
 }
@@ -143,6 +146,7 @@ mod tests {
             node: Some("node-2".into()),
             deleting: false,
             state: PodState::Running,
+            trouble: None,
         };
         assert_eq!(read(&running), Ok((("my-project".into(), "vm-linux-vm".into()), expected)));
         assert_eq!(read(&pod()).unwrap().1.state, PodState::Pending);

@@ -1,14 +1,18 @@
-//! Conditions: what people read about a device, and since when.
+//! Conditions: what people read about a device or a virtual machine, and since when.
 //!
 //! One enum per condition type holds every reason there is, so a status cannot be written that the documentation does not
 //! list. Messages say what is, and what to do where somebody has to do something.
 
+mod reason;
+
 use serde::{Deserialize, Serialize};
+
+pub use reason::Reason;
 
 /// Seconds since the epoch: the resolution of Kubernetes' `metav1.Time`.
 pub type Seconds = i64;
 
-/// The types of condition that `NodeUSBDevice` and `USBDevice` carry.
+/// The types of condition that `NodeUSBDevice`, `USBDevice` and `VirtualMachine` carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ConditionType {
     /// Whether the device can be used.
@@ -17,70 +21,28 @@ pub enum ConditionType {
     Assigned,
     /// Whether the device is in a virtual machine or a pod.
     Attached,
+    /// Whether the virtual machine runs.
+    Running,
+    /// Whether all USB devices of the virtual machine are attached.
+    USBDevicesAttached,
 }
 
 impl ConditionType {
+    /// Those of a device.
+    pub const OF_DEVICE: &[Self] = &[Self::Ready, Self::Assigned, Self::Attached];
+
+    /// Those of a virtual machine.
+    pub const OF_VM: &[Self] = &[Self::Running, Self::USBDevicesAttached];
+
     /// As in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "Ready",
             Self::Assigned => "Assigned",
             Self::Attached => "Attached",
+            Self::Running => "Running",
+            Self::USBDevicesAttached => "USBDevicesAttached",
         }
-    }
-}
-
-/// Every reason of every condition. The reason alone decides whether the condition is true.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Reason {
-    /// Ready: the home node lists the device and is ready itself.
-    Ready,
-    /// Ready: known, but it cannot be used now.
-    NotReady,
-    /// Ready: absent on the host.
-    NotFound,
-    /// Assigned: the `USBDevice` exists in the assigned namespace.
-    Assigned,
-    /// Assigned: no namespace. Attached: nobody uses it, or an attachment is under way.
-    Available,
-    /// Assigned: under way.
-    InProgress,
-    /// Attached: plugged into a virtual machine.
-    AttachedToVirtualMachine,
-    /// Attached: requested, but the node of the virtual machine has no free port of the device's kind.
-    NoFreeUSBIPPort,
-}
-
-impl Reason {
-    /// All reasons.
-    pub const ALL: [Self; 8] = [
-        Self::Ready,
-        Self::NotReady,
-        Self::NotFound,
-        Self::Assigned,
-        Self::Available,
-        Self::InProgress,
-        Self::AttachedToVirtualMachine,
-        Self::NoFreeUSBIPPort,
-    ];
-
-    /// As in the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "Ready",
-            Self::NotReady => "NotReady",
-            Self::NotFound => "NotFound",
-            Self::Assigned => "Assigned",
-            Self::Available => "Available",
-            Self::InProgress => "InProgress",
-            Self::AttachedToVirtualMachine => "AttachedToVirtualMachine",
-            Self::NoFreeUSBIPPort => "NoFreeUSBIPPort",
-        }
-    }
-
-    /// Whether a condition with this reason is true.
-    pub const fn is_true(self) -> bool {
-        matches!(self, Self::Ready | Self::Assigned | Self::AttachedToVirtualMachine)
     }
 }
 
@@ -124,6 +86,9 @@ pub enum PluggedState {
     Waiting(String),
     /// The last try failed, for this reason; it is being tried again.
     Failed(String),
+    /// Not in the guest, and never again by this pod: what the kubelet had prepared for it is gone, because a claim was
+    /// deleted by hand or the node has lost its journal, and a kubelet prepares claims only before it starts a pod.
+    ClaimLost,
 }
 
 impl PluggedState {
@@ -134,6 +99,7 @@ impl PluggedState {
             Self::Unplugged => "Unplugged",
             Self::Waiting(_) => "Waiting",
             Self::Failed(_) => "Failed",
+            Self::ClaimLost => "ClaimLost",
         }
     }
 
@@ -143,6 +109,7 @@ impl PluggedState {
             Self::Plugged(port) => port.to_string(),
             Self::Unplugged => "out of the guest".to_owned(),
             Self::Waiting(text) | Self::Failed(text) => text.clone(),
+            Self::ClaimLost => "a claim of this pod is gone: the pod has to be made anew".to_owned(),
         }
     }
 
@@ -155,6 +122,7 @@ impl PluggedState {
             },
             "Unplugged" => Self::Unplugged,
             "Failed" => Self::Failed(message.to_owned()),
+            "ClaimLost" => Self::ClaimLost,
             _ => Self::Waiting(message.to_owned()),
         }
     }
@@ -216,6 +184,7 @@ mod tests {
             PluggedState::Unplugged,
             PluggedState::Waiting("for node-1".to_owned()),
             PluggedState::Failed("no such device".to_owned()),
+            PluggedState::ClaimLost,
         ] {
             assert_eq!(PluggedState::parse(state.reason(), &state.message()), state);
         }

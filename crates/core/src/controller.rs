@@ -6,6 +6,7 @@
 //!   [`FORGET_AFTER`] of absence.
 //! * At most one `USBDevice` for each, in the assigned namespace. When the assignment changes, the old one goes first, and
 //!   only when nothing holds the device any more is the new one made.
+//! * Beside each `USBDevice` a claim template of its name, for ordinary pods, which names the device as it is published now.
 //! * For each device at most one attachment pod at a time; the device's claim exists while an attachment does.
 //! * Conditions tell the truth. A step that is under way is only written down once it has taken [`UNDER_WAY_AFTER`], so that
 //!   the ordinary attach costs one status write.
@@ -16,6 +17,8 @@ pub mod action;
 mod attachments;
 mod devices;
 mod engine;
+mod machines;
+mod pods;
 mod status;
 pub mod world;
 
@@ -29,7 +32,7 @@ use crate::conditions::Seconds;
 /// An unassigned device that is absent for so long is forgotten.
 pub const FORGET_AFTER: Seconds = 600;
 
-/// The slices of a node that is not ready for so long are removed.
+/// The slices of a node that is not ready for so long are removed, unless its agent has made them since.
 pub const DEAD_AFTER: Seconds = 60;
 
 /// What takes less than this is not worth a status write.
@@ -44,6 +47,8 @@ pub fn plan(world: &World) -> Plan {
     engine::plan(world, &mut plan);
     attachments::plan(world, &mut plan);
     devices::plan(world, &mut plan);
+    machines::plan(world, &mut plan);
+    pods::plan(world, &mut plan);
     plan
 }
 

@@ -4,7 +4,14 @@
 //! allocated to that device of this node, and is reserved for a pod that runs on the caller's node and wants the device
 //! plugged; and the device is assigned to the claim's namespace. What may resolve itself is answered with a wait.
 
+use std::collections::BTreeSet;
+
+use crate::device::PortPath;
 use crate::names::{ClaimRef, DeviceName, Namespace, NodeName, PodRef};
+
+/// The most devices a node lends out at a time: the places in the table of usbip-host (`MAX_BUSID` in
+/// `drivers/usb/usbip/stub.h`).
+pub const MAX_LENT: usize = 16;
 
 /// What a caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,12 +76,13 @@ pub fn authorise(home: &NodeName, request: &Request, evidence: &Evidence) -> Ver
     if !found.allocated.iter().any(|(pool, name)| pool == home && name == device) {
         return deny(format!("claim {claim} is not allocated to device {device} of node {home}"));
     }
-    if evidence.assigned.as_ref() != Some(&claim.namespace) {
-        return deny(format!("device {device} is not assigned to namespace {}", claim.namespace));
-    }
     let mut there = evidence.pods.iter().filter(|p| p.node.as_ref() == Some(peer)).peekable();
     if there.peek().is_none() {
         return deny(format!("claim {claim} is not reserved for a pod on node {peer}"));
+    }
+    // The claim of a device that changes namespaces is taken back by the controller, in its order: first out of the guest.
+    if evidence.assigned.as_ref() != Some(&claim.namespace) {
+        return Verdict::Wait(format!("device {device} is not assigned to namespace {}", claim.namespace));
     }
     if there.any(|p| p.wants) {
         Verdict::Grant
@@ -83,13 +91,36 @@ pub fn authorise(home: &NodeName, request: &Request, evidence: &Evidence) -> Ver
     }
 }
 
+/// Why the device at `place` of node `home` cannot be lent out beside those that are; None when it can.
+///
+/// `lent` are the places of devices that are bound to usbip-host or about to be, `table` those in its table. What is in the
+/// table and not lent is lost: its device was pulled out while it was lent, and only the same place can use it again.
+pub fn no_room(
+    home: &NodeName,
+    place: &PortPath,
+    lent: &BTreeSet<PortPath>,
+    table: &BTreeSet<PortPath>,
+) -> Option<String> {
+    if lent.contains(place) || table.contains(place) || lent.union(table).count() < MAX_LENT {
+        return None;
+    }
+    let way_out = format!("detach one of them, plug this one into another node, or use it on {home} itself");
+    Some(match table.difference(lent).count() {
+        0 => format!("node {home} lends out {} devices, the most that its kernel can: {way_out}", lent.len()),
+        lost => format!(
+            "node {home} lends out {} devices, and {lost} of the {MAX_LENT} places of its kernel are lost to devices that \
+             were pulled out while lent: {way_out}, or free the lost places there (modprobe -r usbip-host, which detaches \
+             all; modprobe usbip-host)",
+            lent.len()
+        ),
+    })
+}
+
 /// A device that is bound to usbip-host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bound {
     /// A session is using it.
     pub in_session: bool,
-    /// A granted request is about to get its session.
-    pub granting: bool,
     /// The request of its session, or of the last one, judged anew; None when nothing is known of it.
     pub verdict: Option<Verdict>,
     /// Another request that would be granted waits for it.
@@ -109,13 +140,12 @@ pub enum Keeping {
 
 /// Whether a bound device stays bound.
 ///
-/// A session is ended at once when its right is denied; while its right merely waits (its pod is on its way out) only when
-/// somebody else has a right to the device, so that an ordinary detach is the importer's to do, in its order. A session of
-/// which nothing is known (an agent that lost its records) is ended for whoever asks with a right. A device without session
-/// stays bound as long as its last user has the right to it: that one is about to call again.
+/// A session is ended at once when its right is denied; while its right merely waits (its pod is on its way out, or the device
+/// is leaving its namespace) only when somebody else has a right to the device, so that an ordinary detach is the importer's
+/// to do, in its order. A session of which nothing is known (an agent that lost its records) is ended for whoever asks with a
+/// right. A device without session stays bound as long as its last user has the right to it: that one is about to call again.
 pub fn keeping(bound: &Bound) -> Keeping {
     match (&bound.verdict, bound.in_session) {
-        _ if bound.granting => Keeping::Keep,
         (Some(Verdict::Grant), _) => Keeping::Keep,
         (_, true) if bound.contested => Keeping::Cut,
         (_, false) if bound.contested => Keeping::Keep,
@@ -156,7 +186,7 @@ mod tests {
     #[test]
     fn any_missing_piece_of_evidence_denies() {
         type Change = fn(&mut Evidence);
-        let cases: [(&str, Change); 8] = [
+        let cases: [(&str, Change); 6] = [
             ("no claim", |e| e.claim = None),
             ("a claim of another uid", |e| e.claim.as_mut().unwrap().claim.uid = "2".into()),
             ("not allocated", |e| e.claim.as_mut().unwrap().allocated.clear()),
@@ -166,8 +196,6 @@ mod tests {
             ("allocated on another node", |e| {
                 e.claim.as_mut().unwrap().allocated = vec![("node-3".into(), "stick".into())]
             }),
-            ("not assigned", |e| e.assigned = None),
-            ("assigned to another namespace", |e| e.assigned = Some("other".into())),
             ("reserved for a pod elsewhere", |e| e.pods[0].node = Some("node-3".into())),
         ];
         for (what, change) in cases {
@@ -181,27 +209,66 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_is_given_to_another_namespace_is_not_granted_nor_taken_from_under_a_guest() {
+        for assigned in [None, Some("other".into())] {
+            let verdict = judge(|e| e.assigned.clone_from(&assigned));
+            assert_eq!(verdict, Verdict::Wait("device stick is not assigned to namespace ns".to_owned()));
+            let keeping =
+                |in_session, contested| keeping(&Bound { in_session, verdict: Some(verdict.clone()), contested });
+            assert_eq!(keeping(true, false), Keeping::Keep, "its attachment is on its way out");
+            assert_eq!(keeping(true, true), Keeping::Cut);
+            assert_eq!(keeping(false, false), Keeping::Release);
+        }
+    }
+
+    /// Places 1-1 to 1-n.
+    fn places(from: usize, to: usize) -> BTreeSet<PortPath> {
+        (from..=to).map(|n| format!("1-{n}").parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_device_beyond_the_kernels_limit_is_told_which_limit_where_and_what_to_do() {
+        let none = BTreeSet::new();
+        let said = |place: &str, lent: &BTreeSet<PortPath>, table: &BTreeSet<PortPath>| {
+            no_room(&"node-1".into(), &place.parse().unwrap(), lent, table)
+        };
+        for (what, place, lent, table) in [
+            ("nothing is lent", "1-1", none.clone(), none.clone()),
+            ("one place is left", "2-1", places(1, 15), places(1, 15)),
+            ("it is lent already", "1-16", places(1, 16), places(1, 16)),
+            ("the lost place is its own", "1-16", places(1, 15), places(1, 16)),
+        ] {
+            assert_eq!(said(place, &lent, &table), None, "{what}");
+        }
+        let full = "node node-1 lends out 16 devices, the most that its kernel can: detach one of them, plug this one into \
+                    another node, or use it on node-1 itself";
+        assert_eq!(said("2-1", &places(1, 16), &places(1, 16)).as_deref(), Some(full));
+        assert_eq!(said("2-1", &places(1, 16), &none).as_deref(), Some(full), "those about to be bound count too");
+        assert_eq!(
+            said("2-1", &places(1, 14), &places(1, 16)).as_deref(),
+            Some(
+                "node node-1 lends out 14 devices, and 2 of the 16 places of its kernel are lost to devices that were \
+                 pulled out while lent: detach one of them, plug this one into another node, or use it on node-1 \
+                 itself, or free the lost places there (modprobe -r usbip-host, which detaches all; modprobe usbip-host)"
+            )
+        );
+    }
+
+    #[test]
     fn a_session_without_right_never_stays_and_one_with_right_always_does() {
-        for granting in [false, true] {
-            for contested in [false, true] {
-                for in_session in [false, true] {
-                    for verdict in [
-                        None,
-                        Some(Verdict::Grant),
-                        Some(Verdict::Deny(String::new())),
-                        Some(Verdict::Wait(String::new())),
-                    ] {
-                        let bound = Bound { in_session, granting, verdict: verdict.clone(), contested };
-                        let keeping = keeping(&bound);
-                        if granting || verdict == Some(Verdict::Grant) {
-                            assert_eq!(keeping, Keeping::Keep, "{bound:?}");
-                        } else if in_session && matches!(verdict, Some(Verdict::Deny(_))) {
-                            assert_ne!(keeping, Keeping::Keep, "{bound:?}");
-                        }
-                        if keeping == Keeping::Cut {
-                            assert!(in_session && contested, "{bound:?}");
-                        }
-                    }
+        let verdicts =
+            [None, Some(Verdict::Grant), Some(Verdict::Deny(String::new())), Some(Verdict::Wait(String::new()))];
+        for verdict in verdicts {
+            for (in_session, contested) in [(false, false), (false, true), (true, false), (true, true)] {
+                let bound = Bound { in_session, verdict: verdict.clone(), contested };
+                let keeping = keeping(&bound);
+                if verdict == Some(Verdict::Grant) {
+                    assert_eq!(keeping, Keeping::Keep, "{bound:?}");
+                } else if in_session && matches!(verdict, Some(Verdict::Deny(_))) {
+                    assert_ne!(keeping, Keeping::Keep, "{bound:?}");
+                }
+                if keeping == Keeping::Cut {
+                    assert!(in_session && contested, "{bound:?}");
                 }
             }
         }

@@ -13,6 +13,9 @@
 //!
 //! and backwards, from whatever step it is at, when it no longer wants it or the device is gone: `Unplug`, `Detach`,
 //! `HangUp`, `Report Unplugged`.
+//!
+//! The claim of an ordinary pod goes the same way up to `device`, from the moment the kubelet asks for it until it has it
+//! undone; [`reach`] says how far each is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,13 +29,16 @@ use crate::speed::PortName;
 pub struct Observed {
     /// Attachment pods of this node, by uid.
     pub attachments: BTreeMap<Uid, Attachment>,
+    /// Claims of ordinary pods of this node that are being prepared or are prepared, by uid: where each device comes from.
+    pub pods: BTreeMap<Uid, Source>,
     /// Devices plugged into this node that can be used, by the name they are published under.
     pub local: BTreeMap<DeviceName, BusAddress>,
     /// vhci ports by name.
     pub ports: BTreeMap<PortName, Port>,
     /// Virtual machines of this node whose monitor answers, by the uid of their pod.
     pub machines: BTreeMap<Uid, Vec<Plugged>>,
-    /// Calls to home agents that are under way, by the uid of the attachment pod; with the home agent's last word.
+    /// Calls to home agents that are under way, by the uid of the attachment pod or of the pod's claim; with the home agent's
+    /// last word.
     pub calls: BTreeMap<Uid, String>,
     /// Steps that failed a moment ago and are not to be repeated yet.
     pub failures: BTreeMap<Step, String>,
@@ -49,6 +55,8 @@ pub struct Attachment {
     pub vm_pod: PodRef,
     /// It wants the device plugged, and is not being deleted.
     pub wanted: bool,
+    /// The kubelet has started it, and so prepares nothing more for it.
+    pub started: bool,
     /// Where its device comes from, once its claims are prepared.
     pub source: Option<Source>,
     /// What was reported last.
@@ -57,7 +65,7 @@ pub struct Attachment {
     pub overdue: bool,
 }
 
-/// Where an attachment's device comes from.
+/// Where a device comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// This node.
@@ -118,7 +126,7 @@ pub struct Plugged {
 /// What can fail, and is then not repeated at once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// Importing for this attachment pod.
+    /// Importing for this attachment pod, or this claim of an ordinary pod.
     Call(Uid),
     /// Plugging for this attachment pod.
     Plug(Uid),
@@ -133,8 +141,8 @@ pub enum Step {
 pub enum Action {
     /// Ask the home agent for the device, attach the session to the port.
     Call {
-        /// The attachment pod.
-        pod: PodRef,
+        /// The attachment pod, or the claim of an ordinary pod.
+        user: Uid,
         /// Name the device is published by.
         device: DeviceName,
         /// Where it is plugged in.
@@ -146,8 +154,8 @@ pub enum Action {
     },
     /// Give up a call.
     HangUp {
-        /// The attachment pod it was made for.
-        attachment: Uid,
+        /// The attachment pod, or the claim, it was made for.
+        user: Uid,
     },
     /// Hand the device to QEMU.
     Plug {
@@ -196,6 +204,12 @@ pub fn plan(seen: &Observed) -> Vec<Action> {
         actions.extend(step);
         actions.extend(report(attachment, state));
     }
+    for (uid, source) in &seen.pods {
+        keep(seen, uid, source, &mut kept);
+        if let Located::Missing(step, _) = locate(seen, uid, source) {
+            actions.extend(step);
+        }
+    }
     withdraw(seen, &kept, &mut actions);
     for (uid, attachment) in seen.attachments.iter().filter(|(_, a)| !a.wanted) {
         if out(seen, uid, attachment) && attachment.reported.is_some() {
@@ -205,11 +219,76 @@ pub fn plan(seen: &Observed) -> Vec<Action> {
     actions
 }
 
-/// What belongs to attachments that want their device.
+/// How far the device of an ordinary pod's claim is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// This node's kernel has it under this address, and no guest uses it.
+    Here(BusAddress),
+    /// Not yet, or no longer; for people.
+    Away(String),
+}
+
+/// How far the device of each claim in [`Observed::pods`] is.
+pub fn reach(seen: &Observed) -> BTreeMap<Uid, Reach> {
+    let one = |(uid, source): (&Uid, &Source)| {
+        let reach = match locate(seen, uid, source) {
+            Located::At(address) if in_any_guest(seen, address) => {
+                Reach::Away("taking the device out of the guest that had it before".to_owned())
+            }
+            Located::At(address) => Reach::Here(address),
+            Located::Missing(_, PluggedState::Failed(text) | PluggedState::Waiting(text)) => Reach::Away(text),
+            Located::Missing(_, state) => Reach::Away(state.message()),
+        };
+        (uid.clone(), reach)
+    };
+    seen.pods.iter().map(one).collect()
+}
+
+/// What this node has not let go of yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The claims of devices that have a port.
+    pub claims: BTreeSet<Uid>,
+    /// Devices of this node that are in a guest whose attachment does not have them.
+    pub local: BTreeSet<DeviceName>,
+}
+
+impl Held {
+    /// Whether the device of this claim is among it. `local` are the devices of this node that are allocated to the claim.
+    pub fn has(&self, claim: &Uid, local: &[DeviceName]) -> bool {
+        self.claims.contains(claim) || local.iter().any(|device| self.local.contains(device))
+    }
+}
+
+/// What this node has not let go of yet. As long as it holds a device, the claim is not undone: whoever gets the device next
+/// would pull it out from under a guest that uses it, and QEMU 7.2 may end by that.
+pub fn held(seen: &Observed) -> Held {
+    // Whoever has it by a claim of his own does not keep the former one's from being undone.
+    let owned = |name: &DeviceName, address: BusAddress| {
+        let has = |p: &Plugged| p.address == Some(address);
+        let mut owners = seen.attachments.values().filter(|a| a.wanted).filter(|a| match &a.source {
+            Some(Source::Local { device }) => device == name,
+            _ => false,
+        });
+        owners.any(|a| seen.machines.get(&a.vm_pod.uid).is_some_and(|m| m.iter().any(has)))
+    };
+    let in_guest = seen.local.iter().filter(|(name, address)| in_any_guest(seen, **address) && !owned(name, **address));
+    Held {
+        claims: seen.ports.values().filter_map(|port| port.record.clone()).collect(),
+        local: in_guest.map(|(name, _)| name.clone()).collect(),
+    }
+}
+
+fn in_any_guest(seen: &Observed, address: BusAddress) -> bool {
+    seen.machines.values().flatten().any(|p| p.address == Some(address))
+}
+
+/// What belongs to attachments and pods that want their device.
 #[derive(Default)]
 struct Kept {
     guests: BTreeSet<(Uid, DeviceName)>,
-    ports: BTreeSet<PortName>,
+    /// Ports, with the claim each is for.
+    ports: BTreeSet<(PortName, Uid)>,
     calls: BTreeSet<Uid>,
 }
 
@@ -218,17 +297,13 @@ fn fulfil(seen: &Observed, uid: &Uid, attachment: &Attachment, kept: &mut Kept) 
     let waiting = |text: &str| PluggedState::Waiting(text.to_owned());
     let machine = seen.machines.get(&attachment.vm_pod.uid);
     let plugged = machine.and_then(|m| m.iter().find(|p| p.device == attachment.device));
-    let Some(source) = &attachment.source else {
-        return (None, waiting("waiting for the kubelet to prepare its claims"));
+    let source = match &attachment.source {
+        Some(source) => source,
+        None if attachment.started => return (None, PluggedState::ClaimLost),
+        None => return (None, waiting("waiting for the kubelet to prepare its claims")),
     };
-    if let Source::Remote { port, claim, .. } = source {
-        kept.ports.insert(*port);
-        // A session that another call has brought, for the same claim, makes this one needless.
-        if !seen.ports.get(port).is_some_and(|p| p.holds(&claim.uid)) {
-            kept.calls.insert(uid.clone());
-        }
-    }
-    let address = match locate(seen, uid, attachment, source) {
+    keep(seen, uid, source, kept);
+    let address = match locate(seen, uid, source) {
         Located::At(address) => address,
         Located::Missing(step, state) => return (step, state),
     };
@@ -242,9 +317,7 @@ fn fulfil(seen: &Observed, uid: &Uid, attachment: &Attachment, kept: &mut Kept) 
         }
         Some(_) => (None, waiting("taking the device's former incarnation out of the guest")),
         // A device that stays where it is when it changes hands is in the former guest until that one has let go.
-        None if seen.machines.values().flatten().any(|p| p.address == Some(address)) => {
-            (None, waiting("taking the device out of the guest that had it before"))
-        }
+        None if in_any_guest(seen, address) => (None, waiting("taking the device out of the guest that had it before")),
         None => match seen.failures.get(&Step::Plug(uid.clone())) {
             Some(why) => (None, PluggedState::Failed(why.clone())),
             None => {
@@ -260,18 +333,36 @@ fn fulfil(seen: &Observed, uid: &Uid, attachment: &Attachment, kept: &mut Kept) 
     }
 }
 
-/// Whether this node's kernel has an attachment's device.
-#[expect(clippy::large_enum_variant, reason = "made one at a time, and taken apart at once")]
+/// Marks the port and the call of a user that wants its device.
+fn keep(seen: &Observed, user: &Uid, source: &Source, kept: &mut Kept) {
+    if let Source::Remote { port, claim, .. } = source {
+        kept.ports.insert((*port, claim.uid.clone()));
+        // A session that another call has brought, for the same claim, makes this one needless.
+        if !seen.ports.get(port).is_some_and(|p| p.holds(&claim.uid)) {
+            kept.calls.insert(user.clone());
+        }
+    }
+}
+
+/// Whether this node's kernel has a user's device.
 enum Located {
     At(BusAddress),
     Missing(Option<Action>, PluggedState),
 }
 
-fn locate(seen: &Observed, uid: &Uid, attachment: &Attachment, source: &Source) -> Located {
+fn locate(seen: &Observed, user: &Uid, source: &Source) -> Located {
     let missing = |text: String| Located::Missing(None, PluggedState::Waiting(text));
     let (device, home, claim, port) = match source {
         Source::Local { device } => {
+            let has = |(other, source): (&Uid, &Source)| match source {
+                Source::Local { device: theirs } => other != user && theirs == device,
+                Source::Remote { .. } => false,
+            };
             return match seen.local.get(device) {
+                // Its containers may still run, though its pod and claim were deleted by force.
+                Some(_) if seen.pods.iter().any(has) => {
+                    missing("waiting for the kubelet to end the pod that had the device before".to_owned())
+                }
                 Some(address) => Located::At(*address),
                 None => missing("the device is absent on this node".to_owned()),
             };
@@ -297,14 +388,14 @@ fn locate(seen: &Observed, uid: &Uid, attachment: &Attachment, source: &Source) 
         // A call goes on while the plan is carried out: it must not write its record before the old one is forgotten.
         (None, Some(record)) if *record != claim.uid => missing(format!("port {port} is being freed")),
         (None, _) => {
-            if let Some(word) = seen.calls.get(uid) {
+            if let Some(word) = seen.calls.get(user) {
                 return missing(word.clone());
             }
-            if let Some(why) = seen.failures.get(&Step::Call(uid.clone())) {
+            if let Some(why) = seen.failures.get(&Step::Call(user.clone())) {
                 return Located::Missing(None, PluggedState::Failed(why.clone()));
             }
             let call = Action::Call {
-                pod: attachment.pod.clone(),
+                user: user.clone(),
                 device: device.clone(),
                 home: home.clone(),
                 claim: claim.clone(),
@@ -317,9 +408,8 @@ fn locate(seen: &Observed, uid: &Uid, attachment: &Attachment, source: &Source) 
 
 /// Takes back what no attachment wants: calls first, then out of guests, then ports.
 fn withdraw(seen: &Observed, kept: &Kept, actions: &mut Vec<Action>) {
-    for uid in seen.calls.keys().filter(|uid| !kept.calls.contains(*uid)) {
-        actions.push(Action::HangUp { attachment: uid.clone() });
-    }
+    let given_up: Vec<&Uid> = seen.calls.keys().filter(|user| !kept.calls.contains(*user)).collect();
+    actions.extend(given_up.iter().map(|user| Action::HangUp { user: (*user).clone() }));
     let mut in_guest: BTreeSet<BusAddress> = BTreeSet::new();
     for (vm_pod, plugged) in &seen.machines {
         for item in plugged.iter().filter(|p| !kept.guests.contains(&(vm_pod.clone(), p.device.clone()))) {
@@ -331,15 +421,15 @@ fn withdraw(seen: &Observed, kept: &Kept, actions: &mut Vec<Action>) {
         }
     }
     for (name, port) in &seen.ports {
-        let claims_port = |a: &Attachment| match &a.source {
-            Some(Source::Remote { port, claim, .. }) if a.wanted && port == name => Some(claim.uid.clone()),
-            _ => None,
-        };
-        let wanted_by = seen.attachments.values().find_map(claims_port).filter(|_| kept.ports.contains(name));
-        if port.record.is_none() || wanted_by == port.record {
+        // A port whose claim was deleted by force may be allocated a second time: who has it keeps it until its user is gone.
+        let Some(record) = &port.record else { continue };
+        if kept.ports.contains(&(*name, record.clone())) {
             continue;
         }
         match &port.occupied {
+            // A call that is given up may have been granted at this very moment: until it has ended, it may still write its
+            // record, occupy its port, and free it by that record.
+            None if !given_up.is_empty() => {}
             None => actions.push(Action::Forget { port: *name }),
             Some(o) if o.address.is_some_and(|a| in_guest.contains(&a)) => {}
             Some(_) if seen.failures.contains_key(&Step::Detach(*name)) => {}

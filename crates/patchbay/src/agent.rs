@@ -13,15 +13,19 @@
 //! It decides nothing that needs another node's state: the planners of [`patchbay_core::importer`] and
 //! [`patchbay_core::home`] hold every `if`, the API server every right.
 
+mod containers;
 mod driver;
+mod enumeration;
 mod evidence;
 mod exports;
 mod importer;
 mod inventory;
 mod machines;
+mod pod_use;
 mod pods;
 mod records;
 mod steps;
+mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,19 +38,24 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use patchbay_api::{NodeUSBDevice, slice};
 use patchbay_core::DRIVER;
-use patchbay_core::names::NodeName;
-use patchbay_dra::{Journal, NodeScope, Patience, Plugin, Pool, Publishing, SlicePublisher};
+use patchbay_core::importer::Source;
+use patchbay_core::names::{NodeName, Uid};
+use patchbay_dra::{Journal, NodeScope, Patience, Plugin, Pool, Publishing, SlicePublisher, liveness};
 use patchbay_link::{HangUp, Identity, Listener};
 use patchbay_usb::{hints, root::SysRoot};
 use patchbay_usbip::modules::{self, Module};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::connection;
+use containers::Containers;
 use exports::Exports;
 use inventory::Inventory;
 use machines::Machines;
 use records::Records;
 use steps::Steps;
+use upkeep::{InReach, Upkeep};
 
 /// Options of `patchbay agent`.
 #[derive(Debug, clap::Args)]
@@ -57,6 +66,9 @@ pub(crate) struct Args {
     /// The kubelet's folder
     #[arg(long, default_value = "/var/lib/kubelet")]
     kubelet: PathBuf,
+    /// Where the container runtime looks for what containers get of devices (CDI)
+    #[arg(long, default_value = "/var/run/cdi")]
+    cdi: PathBuf,
     /// Where the journal and the records are kept
     #[arg(long, default_value = "/var/lib/patchbay")]
     state: PathBuf,
@@ -66,6 +78,12 @@ pub(crate) struct Args {
     /// The TCP port on which agents call each other
     #[arg(long, default_value_t = 3241)]
     port: u16,
+    /// The TCP port of the loopback interface on which the kubelet's liveness probe asks for /healthz
+    #[arg(long, default_value_t = 3242)]
+    health_port: u16,
+    /// The folder with sys, proc and dev: a made-up node in tests
+    #[arg(long, default_value = "/", hide = true)]
+    root: PathBuf,
 }
 
 /// Runs until a signal ends it.
@@ -79,8 +97,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn start(args: Args) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    // Before anything else: a former agent may still be alive, and what is on the node has one owner.
+    let journal = tokio::select! {
+        journal = Journal::open(args.state.join("journal.json")) => journal?,
+        _ = term.recv() => return Ok(()),
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    };
     let node = NodeName::new(&args.node);
-    let root = SysRoot::new("/");
+    let root = SysRoot::new(&args.root);
     let modules_root = root.clone();
     let missing = tokio::task::spawn_blocking(move || {
         modules::load(&modules_root, &[Module::UsbipHost, Module::VhciHcd, Module::Tls])
@@ -88,7 +113,6 @@ async fn start(args: Args) -> anyhow::Result<()> {
     for module in missing.await? {
         tracing::warn!(%module, "this node cannot do all: without usbip-host and tls it lends nothing, without vhci-hcd and tls it imports nothing");
     }
-    std::fs::create_dir_all(&args.state).with_context(|| format!("state folder {}", args.state.display()))?;
     let records = Records::open(args.state.join("records.json")).context("records of the former agent")?;
     let identity = Arc::new(Identity::load(&args.certificates).context("this node's certificate")?);
     anyhow::ensure!(
@@ -98,7 +122,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
         identity.node(),
         args.node
     );
-    let client = Client::try_default().await.context("configuration for the API server")?;
+    let client = connection::open(connection::WATCH).await?;
 
     let (inventory_writer, inventory) = watch::channel(Arc::new(Inventory::default()));
     let rescan = Arc::new(Notify::new());
@@ -110,22 +134,44 @@ async fn start(args: Args) -> anyhow::Result<()> {
         rescan.clone(),
         inventory_writer,
     );
+    let (in_reach_writer, in_reach) = watch::channel(InReach::new());
     let (pools, wanted) = watch::channel(None);
-    tokio::spawn(publish(node.clone(), records.clone(), inventory.clone(), pools));
+    tokio::spawn(publish(node.clone(), records.clone(), inventory.clone(), in_reach, pools));
     tokio::spawn(scanning);
     let publishing = Publishing { driver: DRIVER.to_owned(), node: args.node.clone() };
     let _publisher = SlicePublisher::start(client.clone(), publishing, wanted, Patience::default());
 
     let wake = Arc::new(Notify::new());
-    let journal = Journal::open(args.state.join("journal.json")).await;
+    let containers = Containers::new(root.clone(), &args.cdi);
+    containers.clean_up(&journal).await;
+    let (reach_writer, reach) = watch::channel(BTreeMap::new());
+    let (held_writer, held) = watch::channel(None);
+    let (health_writer, health) = watch::channel(Vec::new());
+    let upkeep = Upkeep {
+        node: node.clone(),
+        client: client.clone(),
+        containers: containers.clone(),
+        journal: journal.clone(),
+        reach: reach.clone(),
+        in_reach: in_reach_writer,
+        health: health_writer,
+    };
+    tokio::spawn(upkeep::run(upkeep));
     let usb = driver::UsbDriver {
         node: node.clone(),
         client: client.clone(),
         inventory: inventory.clone(),
         records: records.clone(),
+        containers,
+        reach,
+        held,
+        journal: journal.clone(),
     };
-    let mut plugin =
-        Plugin::builder(DRIVER, &args.kubelet, client.clone(), journal.clone()).serve(Arc::new(usb)).await?;
+    let plugin = Plugin::builder(DRIVER, &args.kubelet, client.clone(), journal.clone());
+    let mut plugin = plugin.health(health).serve(Arc::new(usb)).await?;
+    let probed = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.health_port);
+    let listener = TcpListener::bind(probed).await.with_context(|| format!("the liveness probe's address {probed}"))?;
+    tokio::spawn(liveness::serve(listener, plugin.probe()));
 
     serve_exports(&node, &client, &root, &records, &inventory, &identity, &rescan, args.port).await?;
 
@@ -145,6 +191,8 @@ async fn start(args: Args) -> anyhow::Result<()> {
         pods: pods::watch(client, &node, wake.clone()),
         journal: journal.watch(),
         machines: Machines::new(args.kubelet.join("pods"), wake.clone()),
+        reach: reach_writer,
+        held: held_writer,
         node,
         inventory,
         records,
@@ -152,7 +200,6 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let importing = tokio::spawn(importer::run(eyes, steps, wake));
     tracing::info!(node = args.node, "agent runs");
 
-    let mut term = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = term.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
@@ -185,13 +232,13 @@ async fn serve_exports(
         inventory: inventory.clone(),
         hang_up,
         changed: watch::channel(0).0,
-        granting: Mutex::new(BTreeSet::new()),
+        held: Mutex::new(BTreeSet::new()),
         contenders: Mutex::new(BTreeMap::new()),
     });
     let listener = Listener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), identity).await?;
     tokio::spawn(exports::serve(exports.clone(), listener));
-    tokio::spawn(exports::keep(exports.clone()));
-    tokio::spawn(exports::hang_ups(exports.clone(), ended, rescan.clone()));
+    tokio::spawn(exports::keep::run(exports.clone()));
+    tokio::spawn(exports::keep::hang_ups(exports.clone(), ended, rescan.clone()));
 
     // Assignments and attachments of this node's devices, only as a reason to look; and so are its own devices.
     let of_node = watcher::Config::default().fields(&format!("status.nodeName={node}"));
@@ -215,30 +262,54 @@ async fn publish(
     node: NodeName,
     records: Records,
     mut inventory: watch::Receiver<Arc<Inventory>>,
+    mut in_reach: watch::Receiver<InReach>,
     pools: watch::Sender<Option<Vec<Pool>>>,
 ) {
-    while inventory.changed().await.is_ok() {
-        let now = inventory.borrow_and_update().clone();
-        let devices = now.published();
+    if inventory.changed().await.is_err() {
+        return;
+    }
+    loop {
+        let (now, used) = (inventory.borrow_and_update().clone(), in_reach.borrow_and_update().clone());
+        let published = now.published();
         let devices = Pool::new(
             slice::device_pool(&node),
             NodeScope::AllNodes,
-            devices.iter().map(|device| slice::device(device, &node)),
+            published.iter().map(|device| slice::device(device, &node)),
         );
         let facts = records.facts();
         let ports = Pool::new(
             slice::port_pool(&node),
             NodeScope::NodeName(node.to_string()),
-            now.offered(&facts).into_iter().map(|port| slice::port(&port.name)),
+            now.offered(&facts)
+                .into_iter()
+                .map(|port| {
+                    slice::port(
+                        &port.name,
+                        user(&used, |s| matches!(s, Source::Remote { port: p, .. } if *p == port.name)),
+                    )
+                })
+                .chain(published.iter().map(|device| {
+                    let local = |s: &Source| matches!(s, Source::Local { device: d } if *d == device.name);
+                    slice::token(&device.name, &node, user(&used, local))
+                })),
         );
         for problem in devices.1.iter().chain(&ports.1) {
             tracing::error!(%problem, "a device of ours is not one the API takes");
         }
         let wanted = Some(vec![devices.0, ports.0]);
-        pools.send_if_modified(|published| {
-            let changed = *published != wanted;
-            *published = wanted;
+        pools.send_if_modified(|known| {
+            let changed = *known != wanted;
+            *known = wanted;
             changed
         });
+        tokio::select! {
+            changed = inventory.changed() => if changed.is_err() { return },
+            changed = in_reach.changed() => if changed.is_err() { return },
+        }
     }
+}
+
+/// The claim that uses what `is` describes.
+fn user(used: &InReach, is: impl Fn(&Source) -> bool) -> Option<&Uid> {
+    used.iter().find(|(_, source)| is(source)).map(|(uid, _)| uid)
 }

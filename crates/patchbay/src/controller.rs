@@ -36,11 +36,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt};
 use jiff::Timestamp;
-use kube::{Client, Config};
+use kube::Client;
 use patchbay_core::conditions::Seconds;
 use patchbay_core::controller::{Action, plan};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::connection;
 use act::{ActError, Actor};
 use leader::{Candidate, Leadership};
 use ledger::{Effect, Ledger, Verdict};
@@ -80,15 +81,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 async fn control(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let config =
-        Config::infer().await.context("neither a kubeconfig nor a service account to reach the cluster with")?;
-    let client = Client::try_from(config.clone()).context("cannot make a client for the API server")?;
-    let namespace = args.namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let client = connection::open(watch::LASTS).await?;
+    let namespace = args.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let identity = args.identity.unwrap_or_else(identity);
 
     let (tell, leadership) = tokio::sync::watch::channel(Leadership::Standby);
     let mut shell = Shell::new(&client, args.image, leadership);
-    let candidate = Candidate::new(&config, &namespace, identity).await?;
+    let candidate = Candidate::new(client, &namespace, identity);
     let ended = tokio::select! {
         () = candidate.run(&tell) => Err(anyhow::anyhow!("another controller has taken the lease")),
         never = shell.run() => match never {},
@@ -193,7 +192,7 @@ impl Shell {
     fn step(&mut self) -> Instant {
         let now = Instant::now();
         let mut next = now + NET;
-        if *self.leadership.borrow() != Leadership::Leading || !self.caches.synced() {
+        if !self.leadership.borrow().is_certain(now) || !self.caches.synced() {
             return next;
         }
         let world = self.caches.world(Timestamp::now().as_second());

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod agent;
+mod connection;
 mod controller;
 mod hold;
 mod logging;

@@ -66,6 +66,9 @@ pub enum QmpError {
         /// What is wrong with it.
         what: String,
     },
+    /// All ports of the guest's USB controllers are taken.
+    #[error("the virtual machine has no free USB port: take another device from it first")]
+    NoFreePort,
     /// The name cannot be part of a QEMU id.
     #[error("{name:?} is not a device name (up to 63 of a-z, 0-9 and '-', no '-' at either end)")]
     BadName {

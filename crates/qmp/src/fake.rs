@@ -117,6 +117,8 @@ pub(crate) struct FakeQemu {
     pub(crate) sets: Vec<(u32, String)>,
     /// Id, set, still reached.
     pub(crate) devices: Vec<(String, u32, bool)>,
+    /// The last port that was asked for.
+    pub(crate) port: String,
     /// Inode numbers of the descriptors that arrived.
     pub(crate) arrived: Vec<u64>,
     /// Commands that changed something.
@@ -162,7 +164,8 @@ impl FakeQemu {
                 vec![refused("GenericError", "failed to open the device")]
             }
             "device_add" => {
-                assert_eq!((text("driver").as_str(), text("bus").as_str()), ("usb-host", "usb.0"));
+                assert_eq!((text("driver").as_str(), text("bus").as_str()), ("usb-host", "usb0.0"));
+                self.port = text("port");
                 let set = text("hostdevice").strip_prefix("/dev/fdset/").unwrap().parse().unwrap();
                 assert!(self.sets.iter().any(|(there, _)| *there == set));
                 assert!(self.devices.iter().all(|(id, ..)| *id != text("id")));
@@ -193,8 +196,9 @@ impl FakeQemu {
                 }]
             }
             "human-monitor-command" => {
+                let port = |id: &str| if id == "usb-stick" && !self.port.is_empty() { &self.port } else { "1" };
                 let lines = self.devices.iter().enumerate().map(|(n, (id, ..))| {
-                    format!("  Device 0.{n}, Port {}, Speed 5000 Mb/s, Product Stick, ID: {id}\r\n", n + 1)
+                    format!("  Device 0.{n}, Port {}, Speed 5000 Mb/s, Product Stick, ID: {id}\r\n", port(id))
                 });
                 vec![done(&json!(lines.collect::<String>()))]
             }

@@ -182,7 +182,8 @@ async fn qemu(state: FakeQemu) -> (Arc<Mutex<FakeQemu>>, Monitor, File, Fake) {
 }
 
 fn plugged(name: &str, tag: &str) -> Plugged {
-    Plugged { name: name.into(), tag: tag.into(), bus: 0, port: "1".into(), attached: true }
+    let number: u32 = tag.rsplit_once('-').unwrap().1.parse().unwrap();
+    Plugged { name: name.into(), tag: tag.into(), bus: 0, port: (number + 1).to_string(), attached: true }
 }
 
 #[tokio::test]

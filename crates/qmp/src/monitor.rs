@@ -137,21 +137,12 @@ impl Monitor {
         self.ask("query-fdsets", json!({}), None).await
     }
 
-    /// Gives the guest the USB device whose usbfs node is in `set`, on bus `bus` and, if wanted, a certain port of it.
+    /// Gives the guest the USB device whose usbfs node is in `set`, on this port of bus `bus`.
     ///
     /// # Errors
-    /// See [`Monitor`]; refused when the id is taken, the bus is full, or the device cannot be opened.
-    pub async fn device_add_usb_host(
-        &self,
-        id: &str,
-        bus: &str,
-        set: FdSet,
-        port: Option<&str>,
-    ) -> Result<(), QmpError> {
-        let mut properties = json!({"bus": bus, "hostdevice": format!("/dev/fdset/{}", set.0)});
-        if let (Some(port), Some(fields)) = (port, properties.as_object_mut()) {
-            fields.insert("port".into(), port.into());
-        }
+    /// See [`Monitor`]; refused when the id or the port is taken, or the device cannot be opened.
+    pub async fn device_add_usb_host(&self, id: &str, bus: &str, set: FdSet, port: &str) -> Result<(), QmpError> {
+        let properties = json!({"bus": bus, "port": port, "hostdevice": format!("/dev/fdset/{}", set.0)});
         self.device_add("usb-host", id, properties).await
     }
 
@@ -207,7 +198,7 @@ impl Monitor {
         }
     }
 
-    /// Ids of all devices that were added with one.
+    /// Ids of all devices that were added with one, in order.
     ///
     /// # Errors
     /// See [`Monitor`].
@@ -220,7 +211,9 @@ impl Monitor {
         }
         let properties: Vec<Property> = self.ask("qom-list", json!({ "path": PERIPHERALS }), None).await?;
         let children = properties.into_iter().filter(|property| property.kind.starts_with("child<"));
-        Ok(children.map(|property| property.name).collect())
+        let mut ids: Vec<String> = children.map(|property| property.name).collect();
+        ids.sort();
+        Ok(ids)
     }
 
     /// One property of a device; `None` when it has no such property or there is no such device.

@@ -10,10 +10,10 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::fake::PATIENCE;
-use crate::usb::{self, BUS};
+use crate::usb::{self, PORTS, bus_id};
 use crate::{Monitor, QmpError};
 
-/// A machine without a guest, but with the controller of our virtual machines.
+/// A machine without a guest, but with the controllers of our virtual machines.
 struct Qemu {
     child: Child,
     monitor: Monitor,
@@ -26,7 +26,7 @@ impl Qemu {
         let socket = folder.path().join("qmp.sock");
         let child = Command::new("qemu-system-x86_64")
             .args(["-M", "q35,accel=tcg", "-m", "32", "-display", "none", "-nodefaults", "-no-user-config"])
-            .args(["-device", "qemu-xhci,id=usb,p2=15,p3=15", "-qmp"])
+            .args(["-device", "qemu-xhci,id=usb0,p2=15,p3=15", "-device", "qemu-xhci,id=usb1,p2=15,p3=15", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -77,15 +77,15 @@ async fn devices_come_and_go_and_are_seen_where_they_are() {
     let monitor = &qemu.monitor;
     assert!(monitor.query_status().await.unwrap().running);
     assert_eq!(monitor.usb_topology().await.unwrap(), []);
-    for (driver, id, port) in [("usb-kbd", "usb-a", "7"), ("usb-tablet", "usb-b", "3")] {
-        monitor.device_add(driver, id, json!({"bus": BUS, "port": port})).await.unwrap();
+    for (driver, id, bus, port) in [("usb-kbd", "usb-a", bus_id(0), "7"), ("usb-tablet", "usb-b", bus_id(1), "3")] {
+        monitor.device_add(driver, id, json!({"bus": bus, "port": port})).await.unwrap();
     }
     let mut seen = monitor.usb_topology().await.unwrap();
     seen.sort_by(|a, b| a.id.cmp(&b.id));
     let places: Vec<_> = seen.iter().map(|usb| (usb.id.as_deref().unwrap(), usb.bus, usb.port.as_str())).collect();
-    assert_eq!(places, [("usb-a", 0, "7"), ("usb-b", 0, "3")]);
+    assert_eq!(places, [("usb-a", 0, "7"), ("usb-b", 1, "3")]);
     assert_eq!(seen[0].product, "QEMU USB Keyboard");
-    let again = monitor.device_add("usb-kbd", "usb-a", json!({"bus": BUS})).await;
+    let again = monitor.device_add("usb-kbd", "usb-a", json!({"bus": bus_id(0)})).await;
     assert!(matches!(again, Err(QmpError::Refused { .. })), "{again:?}");
 
     let plugged = usb::plugged(monitor).await.unwrap();
@@ -98,7 +98,22 @@ async fn devices_come_and_go_and_are_seen_where_they_are() {
     monitor.device_del("usb-a").await.unwrap();
     usb::unplug(monitor, "b").await.unwrap();
     assert_eq!(monitor.usb_topology().await.unwrap(), []);
-    assert_eq!(monitor.peripherals().await.unwrap(), ["usb"]);
+    assert_eq!(monitor.peripherals().await.unwrap(), ["usb0", "usb1"]);
+}
+
+#[tokio::test]
+async fn sixteen_devices_have_a_port_of_their_own_and_none_is_behind_a_hub() {
+    let qemu = Qemu::start().await;
+    for number in 0..16 {
+        let (bus, port) = usb::free_port(&qemu.monitor.usb_topology().await.unwrap(), 0).unwrap();
+        let place = json!({"bus": bus_id(bus), "port": port.to_string()});
+        qemu.monitor.device_add("usb-kbd", &format!("usb-{number}"), place).await.unwrap();
+    }
+    let seen = qemu.monitor.usb_topology().await.unwrap();
+    let mut places: Vec<_> = seen.iter().map(|usb| (usb.bus, usb.port.parse::<u32>().unwrap())).collect();
+    places.sort_unstable();
+    let expected: Vec<_> = (1..=PORTS).map(|port| (0, port)).chain([(1, 1)]).collect();
+    assert_eq!(places, expected);
 }
 
 #[tokio::test]
@@ -110,7 +125,7 @@ async fn a_descriptor_that_is_no_usb_device_is_refused_and_taken_back() {
     // QEMU 7.2 forgets to close its own copy here, so the set stays, empty. What we gave must be gone.
     let sets = qemu.monitor.query_fdsets().await.unwrap();
     assert!(sets.iter().all(|info| info.fds.is_empty()), "{sets:?}");
-    assert_eq!(qemu.monitor.peripherals().await.unwrap(), ["usb"]);
+    assert_eq!(qemu.monitor.peripherals().await.unwrap(), ["usb0", "usb1"]);
 }
 
 #[tokio::test]

@@ -17,9 +17,13 @@ use serde_json::Value;
 
 use crate::QmpError;
 use crate::monitor::{FdSet, FdSetInfo, Monitor};
+use crate::topology::GuestUsb;
 
-/// The bus that devices are plugged into: the guest's controller is made with `-device qemu-xhci,id=usb,p2=15,p3=15`.
-pub const BUS: &str = "usb.0";
+/// The USB controllers of a guest, made with `-device qemu-xhci,id=usb0,p2=15,p3=15` and so on in the order of their
+/// numbers, before any other. One alone has a port less than a virtual machine may have devices.
+pub const BUSES: u32 = 2;
+/// Ports of each bus, for devices of any speed; more than these a controller of QEMU cannot have.
+pub const PORTS: u32 = 15;
 /// How the ids of our devices begin.
 const ID: &str = "usb-";
 /// How the notes on our descriptors begin.
@@ -40,36 +44,44 @@ pub struct Plugged {
     pub attached: bool,
 }
 
-/// Plugs a device into the guest, after cleaning up whatever an earlier attempt for this name left.
+/// Plugs a device into a free port of the guest, after cleaning up whatever an earlier attempt for this name left.
+///
+/// A device that is back anew comes into another port than before: which one follows from the tag. A guest too busy to see
+/// that a port was empty for a moment would go on as if nothing had been, with a device that has forgotten all that its
+/// driver had set.
 ///
 /// `device` is the usbfs node, open for reading and writing. If this very device (same name and tag) is plugged and
 /// reached by QEMU already, nothing is touched.
 ///
 /// # Errors
-/// [`QmpError::BadName`], [`QmpError::BadTag`], or what the monitor says; then the descriptor is taken back, unless the
-/// connection is lost meanwhile. (QEMU 7.2 keeps a copy of its own when the device itself refuses to be opened.)
+/// [`QmpError::BadName`], [`QmpError::BadTag`], [`QmpError::NoFreePort`], or what the monitor says; then the descriptor is
+/// taken back, unless the connection is lost meanwhile. (QEMU 7.2 keeps a copy of its own when the device itself refuses to
+/// be opened.)
 pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &str) -> Result<Plugged, QmpError> {
     let id = id(name)?;
-    check_tag(tag)?;
-    if let Some(there) = find(monitor, name).await?
-        && there.tag == tag
-        && there.attached
-    {
-        return Ok(there);
+    let number = number(tag)?;
+    let there = monitor.peripherals().await?.contains(&id);
+    let mut view = View::of(monitor).await?;
+    if there {
+        let plugged = view.read(monitor, &id).await?;
+        if plugged.tag == tag && plugged.attached {
+            return Ok(plugged);
+        }
+        monitor.device_del(&id).await?;
+        view.topology.retain(|usb| usb.id.as_ref() != Some(&id));
     }
-    unplug(monitor, name).await?;
+    view.remove_sets(monitor, name).await?;
+    let (bus, port) = free_port(&view.topology, number).ok_or(QmpError::NoFreePort)?;
     let set = monitor.add_fd(device, &format!("{NOTE}{name}:{tag}")).await?;
-    if let Err(error) = monitor.device_add_usb_host(&id, BUS, set, None).await {
+    if let Err(error) = monitor.device_add_usb_host(&id, &bus_id(bus), set, &port.to_string()).await {
         // The first error is the one worth telling; a set that stays is cleaned by the next plug or unplug.
         if let Err(second) = monitor.remove_fd(set).await {
             tracing::debug!(device = name, error = %second, "descriptor not taken back from QEMU");
         }
         return Err(error);
     }
-    find(monitor, name).await?.ok_or_else(|| QmpError::Nonsense {
-        command: "device_add",
-        what: format!("{id} was accepted but is not there"),
-    })
+    // QEMU says yes only after it has opened the device and put it on its port.
+    Ok(Plugged { name: name.to_owned(), tag: tag.to_owned(), bus, port: port.to_string(), attached: true })
 }
 
 /// Takes a device from the guest and the descriptor from QEMU, each if it is there.
@@ -77,16 +89,9 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
 /// # Errors
 /// [`QmpError::BadName`] or what the monitor says.
 pub async fn unplug(monitor: &Monitor, name: &str) -> Result<(), QmpError> {
-    let id = id(name)?;
-    if monitor.peripherals().await?.contains(&id) {
-        monitor.device_del(&id).await?;
-    }
-    for set in monitor.query_fdsets().await? {
-        if note(&set).is_some_and(|(owner, _)| owner == name) {
-            monitor.remove_fd(set.id).await?;
-        }
-    }
-    Ok(())
+    monitor.device_del(&id(name)?).await?;
+    let sets = monitor.query_fdsets().await?;
+    View { sets, topology: Vec::new() }.remove_sets(monitor, name).await
 }
 
 /// All devices that are plugged, in the order of their names.
@@ -96,28 +101,62 @@ pub async fn unplug(monitor: &Monitor, name: &str) -> Result<(), QmpError> {
 pub async fn plugged(monitor: &Monitor) -> Result<Vec<Plugged>, QmpError> {
     let mut ids = monitor.peripherals().await?;
     ids.retain(|peripheral| peripheral.strip_prefix(ID).is_some_and(|name| id(name).is_ok()));
-    ids.sort();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let sets = monitor.query_fdsets().await?;
-    let topology = monitor.usb_topology().await?;
+    let view = View::of(monitor).await?;
     let mut all = Vec::new();
     for id in ids {
-        let attached = monitor.property(&id, "attached").await?.and_then(|value| value.as_bool()).unwrap_or(false);
-        let set = monitor.property(&id, "hostdevice").await?.as_ref().and_then(set_of);
-        let name = id.strip_prefix(ID).unwrap_or_default().to_owned();
-        let note = sets.iter().filter(|info| Some(info.id) == set).find_map(note);
-        let tag = note.filter(|(owner, _)| *owner == name).map_or(String::new(), |(_, tag)| tag.to_owned());
-        let seen = topology.iter().find(|usb| usb.id.as_ref() == Some(&id));
-        let (bus, port) = seen.map_or((0, String::new()), |usb| (usb.bus, usb.port.clone()));
-        all.push(Plugged { name, tag, bus, port, attached });
+        all.push(view.read(monitor, &id).await?);
     }
     Ok(all)
 }
 
-async fn find(monitor: &Monitor, name: &str) -> Result<Option<Plugged>, QmpError> {
-    Ok(plugged(monitor).await?.into_iter().find(|plugged| plugged.name == name))
+/// What QEMU says of all devices at once.
+struct View {
+    sets: Vec<FdSetInfo>,
+    topology: Vec<GuestUsb>,
+}
+
+impl View {
+    async fn of(monitor: &Monitor) -> Result<Self, QmpError> {
+        Ok(Self { sets: monitor.query_fdsets().await?, topology: monitor.usb_topology().await? })
+    }
+
+    /// One device of ours; costs two questions.
+    async fn read(&self, monitor: &Monitor, id: &str) -> Result<Plugged, QmpError> {
+        let attached = monitor.property(id, "attached").await?.and_then(|value| value.as_bool()).unwrap_or(false);
+        let set = monitor.property(id, "hostdevice").await?.as_ref().and_then(set_of);
+        let name = id.strip_prefix(ID).unwrap_or_default().to_owned();
+        let note = self.sets.iter().filter(|info| Some(info.id) == set).find_map(note);
+        let tag = note.filter(|(owner, _)| *owner == name).map_or(String::new(), |(_, tag)| tag.to_owned());
+        let seen = self.topology.iter().find(|usb| usb.id.as_deref() == Some(id));
+        let (bus, port) = seen.map_or((0, String::new()), |usb| (usb.bus, usb.port.clone()));
+        Ok(Plugged { name, tag, bus, port, attached })
+    }
+
+    /// Drops the descriptors that carry this name.
+    async fn remove_sets(&self, monitor: &Monitor, name: &str) -> Result<(), QmpError> {
+        for set in &self.sets {
+            if note(set).is_some_and(|(owner, _)| owner == name) {
+                monitor.remove_fd(set.id).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// QEMU's id for the bus of a controller.
+pub(crate) fn bus_id(number: u32) -> String {
+    format!("usb{number}.0")
+}
+
+/// The first port with nothing in it, as numbers of bus and port, searched from the port of this number on: QEMU itself would
+/// put a slow hub into the last one to make room.
+pub(crate) fn free_port(topology: &[GuestUsb], from: u32) -> Option<(u32, u32)> {
+    let taken = |(bus, port): &(u32, u32)| topology.iter().any(|usb| usb.bus == *bus && usb.port == port.to_string());
+    let all = BUSES * PORTS;
+    (from..from.saturating_add(all)).map(|n| (n % all / PORTS, n % PORTS + 1)).find(|place| !taken(place))
 }
 
 /// QEMU's id for a device of this name. Names are DNS labels, so the id is one that QEMU accepts.
@@ -128,12 +167,12 @@ fn id(name: &str) -> Result<String, QmpError> {
     if fine { Ok(format!("{ID}{name}")) } else { Err(QmpError::BadName { name: name.to_owned() }) }
 }
 
-fn check_tag(tag: &str) -> Result<(), QmpError> {
+/// The number of a device on its bus.
+fn number(tag: &str) -> Result<u32, QmpError> {
     let digits = |part: &str| part.len() == 3 && part.chars().all(|c| c.is_ascii_digit());
-    match tag.split_once('-') {
-        Some((bus, number)) if digits(bus) && digits(number) => Ok(()),
-        _ => Err(QmpError::BadTag { tag: tag.to_owned() }),
-    }
+    let number = tag.split_once('-').filter(|(bus, number)| digits(bus) && digits(number));
+    let number = number.and_then(|(_, number)| number.parse().ok());
+    number.ok_or_else(|| QmpError::BadTag { tag: tag.to_owned() })
 }
 
 /// Name and tag on a set's descriptor, if the set is ours.
@@ -160,10 +199,30 @@ mod tests {
     }
 
     #[test]
+    fn ports_are_taken_in_turn_and_none_twice() {
+        let seen = |(bus, port): (u32, u32)| GuestUsb {
+            bus,
+            port: port.to_string(),
+            id: None,
+            speed: "480".to_owned(),
+            product: String::new(),
+        };
+        assert_eq!(free_port(&[], 2), Some((0, 3)));
+        assert_eq!(free_port(&[], 17), Some((1, 3)));
+        assert_eq!(free_port(&[seen((0, 3))], 2), Some((0, 4)));
+        let mut topology = Vec::new();
+        while let Some(place) = free_port(&topology, 127) {
+            assert!(!topology.contains(&seen(place)), "{place:?}");
+            topology.push(seen(place));
+        }
+        assert_eq!(topology.len(), 30);
+    }
+
+    #[test]
     fn tags_are_two_numbers_of_three_digits() {
-        assert!(check_tag("005-002").is_ok());
+        assert_eq!(number("005-002").unwrap(), 2);
         for tag in ["", "5-2", "005002", "005-002-1", "00a-002", "0055-02"] {
-            assert!(check_tag(tag).is_err(), "{tag}");
+            assert!(number(tag).is_err(), "{tag}");
         }
     }
 }

@@ -8,6 +8,7 @@ use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, Namespace, NodeName,
 use patchbay_core::speed::PortName;
 
 use crate::memo::Memo;
+use crate::pods::{Ask, Pod};
 
 /// All objects: those the controller sees, as it sees them, and what only others look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -18,8 +19,12 @@ pub struct Api {
     pub device_owners: BTreeMap<(Namespace, DeviceName), Uid>,
     /// The rest of each claim.
     pub claims: BTreeMap<(Namespace, ClaimName), ClaimRest>,
-    /// Attachment pods that are bound to their node, by uid, with the port that is allocated to them.
+    /// Attachment pods that are bound to their node, by uid, with the port that was allocated to them.
     pub bound: BTreeMap<Uid, Option<PortName>>,
+    /// Ordinary pods.
+    pub pods: BTreeMap<(Namespace, PodName), Pod>,
+    /// The rest of each claim of an ordinary pod.
+    pub asks: BTreeMap<(Namespace, ClaimName), Ask>,
     /// The hash of all this.
     pub hash: Memo<u64>,
 }
@@ -69,9 +74,17 @@ impl Api {
 
     /// Removes an attachment pod; its port claim goes with it.
     pub fn remove_attachment(&mut self, uid: &Uid) {
+        self.lose_port(uid);
         self.seen.attachments.retain(|_, a| a.uid != *uid);
         self.bound.remove(uid);
+    }
+
+    /// Removes the port claim of an attachment pod; false when it has none.
+    pub fn lose_port(&mut self, uid: &Uid) -> bool {
+        let claim = self.attachment(uid).and_then(|pod| Some((pod.vm_pod.namespace.clone(), pod.port_claim.clone()?)));
+        let lost = claim.is_some_and(|claim| self.seen.port_claims.remove(&claim));
         self.count_ports();
+        lost
     }
 
     /// Deletes the pod of a virtual machine: at once when it has no node, else it waits for the kubelet.
@@ -100,9 +113,16 @@ impl Api {
     /// Binds an attachment pod to its node.
     pub fn bind(&mut self, uid: &Uid, port: Option<PortName>) {
         self.bound.insert(uid.clone(), port);
-        let Some(pod) = self.attachment_mut(uid) else { return };
+        let Some(((namespace, name), pod)) = self.seen.attachments.iter_mut().find(|(_, a)| a.uid == *uid) else {
+            return;
+        };
         pod.unschedulable = false;
-        let key = (pod.vm_pod.namespace.clone(), claim_name(&pod.device));
+        if port.is_some() {
+            let claim = ClaimName::new(format!("{name}-port"));
+            pod.port_claim = Some(claim.clone());
+            self.seen.port_claims.insert((namespace.clone(), claim));
+        }
+        let key = (namespace.clone(), claim_name(&pod.device));
         if let Some(rest) = self.claims.get_mut(&key) {
             rest.reserved.insert(uid.clone());
         }
@@ -111,16 +131,33 @@ impl Api {
 
     /// The ports that are allocated on a node.
     pub fn ports_taken(&self, node: &NodeName) -> BTreeSet<PortName> {
-        let here = self.seen.attachments.values().filter(|a| a.node == *node);
-        here.filter_map(|a| self.bound.get(&a.uid).copied().flatten()).collect()
+        self.allocated_ports().filter(|(of, _)| *of == node).map(|(_, port)| port).collect()
     }
 
-    fn count_ports(&mut self) {
+    /// The ports that are allocated, each with its node.
+    fn allocated_ports(&self) -> impl Iterator<Item = (&NodeName, PortName)> {
+        let attachments = self.seen.attachments.iter().filter_map(|((namespace, _), pod)| {
+            let claim = (namespace.clone(), pod.port_claim.clone()?);
+            let port = self.bound.get(&pod.uid).copied().flatten()?;
+            self.seen.port_claims.contains(&claim).then_some((&pod.node, port))
+        });
+        let allocated = self.seen.pod_claims.values().filter_map(|claim| claim.allocated.as_ref());
+        attachments.chain(allocated.filter_map(|a| a.node.as_ref().zip(a.port)))
+    }
+
+    /// The namespace a device of a node is assigned to.
+    pub fn assigned(&self, home: &NodeName, device: &DeviceName) -> Option<Namespace> {
+        let of_ours = self.seen.node_devices.iter().find(|(name, d)| {
+            d.status.node.as_ref() == Some(home) && d.status.device_name.as_ref().unwrap_or(name) == device
+        });
+        of_ours.and_then(|(_, d)| d.assigned.clone())
+    }
+
+    /// Counts the ports that are allocated, after a change.
+    pub fn count_ports(&mut self) {
         let mut used = BTreeMap::new();
-        for pod in self.seen.attachments.values() {
-            if let Some(port) = self.bound.get(&pod.uid).copied().flatten() {
-                *used.entry((pod.node.clone(), port.hub)).or_insert(0) += 1;
-            }
+        for (node, port) in self.allocated_ports() {
+            *used.entry((node.clone(), port.hub)).or_insert(0) += 1;
         }
         self.seen.ports_used = used;
     }

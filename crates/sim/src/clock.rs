@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use patchbay_core::conditions::{ConditionType, PluggedState, Reason};
+use patchbay_core::controller::world::{Attachment, PodClaim};
 use patchbay_core::controller::{FORGET_AFTER, UNDER_WAY_AFTER};
 
 use crate::cluster::Cluster;
@@ -39,15 +40,20 @@ pub fn steps(cluster: &Cluster, steps: &mut Steps) {
     }
 }
 
-/// Lets so much time pass that every attachment that is not in its guest is told of.
+/// Lets so much time pass that every attachment that is not in its guest, and every claim whose pod does not have
+/// its device, is told of.
 pub fn age(cluster: &mut Cluster) {
-    let young = |a: &patchbay_core::controller::world::Attachment| {
-        a.created == 0 && !matches!(a.plugged, Some(PluggedState::Plugged(_)))
-    };
-    if !cluster.api.seen.attachments.values().any(young) {
+    let young = |a: &Attachment| a.created == 0 && !matches!(a.plugged, Some(PluggedState::Plugged(_)));
+    let new = |c: &PodClaim| c.created == 0 && !c.told.as_ref().is_some_and(|told| told.attached);
+    let seen = &cluster.api.seen;
+    if !seen.attachments.values().any(young) && !seen.pod_claims.values().any(new) {
         return;
     }
-    for attachment in cluster.api_mut().seen.attachments.values_mut().filter(|a| young(a)) {
+    let seen = &mut cluster.api_mut().seen;
+    for attachment in seen.attachments.values_mut().filter(|a| young(a)) {
         attachment.created = -UNDER_WAY_AFTER;
+    }
+    for claim in seen.pod_claims.values_mut().filter(|c| new(c)) {
+        claim.created = -UNDER_WAY_AFTER;
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use patchbay_core::controller::Action;
-use patchbay_core::controller::world::{Attachment, Claim, NodeDevice, PodState, UsbDevice, VmPod};
+use patchbay_core::controller::world::{Attachment, Claim, NodeDevice, PodState, Template, UsbDevice, VmPod};
 
 use crate::api::ClaimRest;
 use crate::cluster::Cluster;
@@ -157,6 +157,23 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
         Action::CreatePortTemplate { namespace, hub } => {
             cluster.api_mut().seen.port_templates.insert((namespace, hub));
         }
+        Action::CreateTemplate { namespace, device, content, .. } => {
+            let uid = cluster.fresh_uid(&format!("template-{namespace}-{device}"));
+            let template = Template { uid, deleting: false, content };
+            cluster.api_mut().seen.templates.entry((namespace, device)).or_insert(template);
+        }
+        Action::DeleteTemplate { namespace, device, uid } => {
+            cluster
+                .api_mut()
+                .seen
+                .templates
+                .retain(|key, t| *key != (namespace.clone(), device.clone()) || t.uid != uid);
+        }
+        Action::PublishClaim { namespace, claim, report, .. } => {
+            if let Some(claim) = cluster.api_mut().seen.pod_claims.get_mut(&(namespace, claim)) {
+                claim.told = Some(report);
+            }
+        }
         Action::CreateAttachment(new) => {
             let key = (new.vm_pod.namespace.clone(), new.name.clone());
             if !cluster.api.seen.attachments.contains_key(&key) {
@@ -169,6 +186,7 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
                     vm: new.vm,
                     node: new.node,
                     hub: new.hub,
+                    port_claim: None,
                     unschedulable: false,
                     state: PodState::Pending,
                     plugged: None,
@@ -184,7 +202,8 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
             let owner = cluster.api.seen.vms.get(&(namespace, vm.clone())).map(|vm| vm.uid.clone());
             if let Some(vm_uid) = owner.filter(|_| !cluster.api.seen.vm_pods.contains_key(&key)) {
                 let uid = cluster.fresh_uid(&format!("pod-{}-{}", key.0, key.1));
-                let pod = VmPod { uid, vm, vm_uid, node: None, deleting: false, state: PodState::Pending };
+                let pod =
+                    VmPod { uid, vm, vm_uid, node: None, deleting: false, state: PodState::Pending, trouble: None };
                 cluster.api_mut().seen.vm_pods.insert(key, pod);
             }
         }
@@ -196,7 +215,7 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
         }
         Action::DeleteSlice { name } => {
             for pool in cluster.api_mut().seen.pools.values_mut() {
-                pool.slices.retain(|slice| *slice != name);
+                pool.slices.remove(&name);
             }
         }
     }
@@ -221,6 +240,9 @@ fn brief(action: &Action) -> String {
         Action::CreateClaim { namespace, name, node, .. } => format!("creates claim {namespace}/{name} for {node}"),
         Action::DeleteClaim { namespace, name, .. } => format!("deletes claim {namespace}/{name}"),
         Action::CreatePortTemplate { namespace, hub } => format!("creates the {hub} port template in {namespace}"),
+        Action::CreateTemplate { device, .. } => format!("creates the template of {device}"),
+        Action::DeleteTemplate { device, .. } => format!("deletes the template of {device}"),
+        Action::PublishClaim { claim, report, .. } => format!("claim {claim} says [{}]", report.message),
         Action::CreateAttachment(new) => format!("creates attachment {} on {}", new.name, new.node),
         Action::DeleteAttachment { name, .. } => format!("deletes attachment {name}"),
         Action::CreateVmPod { pod, .. } => format!("creates {pod}"),

@@ -80,6 +80,7 @@ pub fn explore(scenario: &Scenario, limit: usize) -> Result<Report, Violation> {
     let begin = Instant::now();
     let mut explorer = Explorer { scenario, known: HashMap::new(), origins: Vec::new(), quiet: Vec::new() };
     let (mut steps, mut rests) = (0, 0);
+    let orderly = scenario.is_orderly();
     let mut frontier = VecDeque::from([(0, scenario.start.clone())]);
     explorer.known.insert(scenario.start.fingerprint(), 0);
     explorer.origins.push(Origin { parent: 0, step: 0 });
@@ -105,10 +106,15 @@ pub fn explore(scenario: &Scenario, limit: usize) -> Result<Report, Violation> {
             let fresh = explorer.origins.len();
             let next = *explorer.known.entry(fingerprint).or_insert(fresh);
             if next == index && step.kind == Kind::Quiet {
-                return Err(explorer.idle(index, number));
+                return Err(explorer.step("a party is busy with nothing".to_owned(), index, number));
             }
             if next == index {
                 continue;
+            }
+            if step.kind == Kind::Quiet
+                && let Some(law) = laws::between(&world, &step.next, orderly)
+            {
+                return Err(explorer.step(law, index, number));
             }
             steps += 1;
             if step.kind == Kind::Quiet {
@@ -133,9 +139,9 @@ impl Explorer<'_> {
         Violation { law, story, world: Box::new(world) }
     }
 
-    /// A party that plans something that changes nothing, and so would do it for ever.
-    fn idle(&self, index: usize, number: usize) -> Violation {
-        let mut violation = self.violation("a party is busy with nothing".to_owned(), index);
+    /// A law that is broken by a step out of a world.
+    fn step(&self, law: String, index: usize, number: usize) -> Violation {
+        let mut violation = self.violation(law, index);
         let step = told(&violation.world, self.scenario).into_vec().into_iter().nth(number);
         violation.story.extend(step.map(|s| s.label));
         violation

@@ -1,15 +1,18 @@
 //! The agent's loop on the node where devices are plugged in: it answers calls and keeps bindings.
 
+use std::collections::BTreeSet;
+
 use patchbay_core::controller::world::PodState;
 use patchbay_core::home::{self, Bound, Evidence, Keeping, Pod, Request, Verdict, authorise, keeping};
-use patchbay_core::importer::Step;
+use patchbay_core::importer::{Reach, Step, reach};
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 
 use crate::api::Api;
 use crate::cluster::Cluster;
-use crate::importer::Call;
-use crate::kernel::{Binding, Local};
+use crate::importer::{Call, observe};
+use crate::kernel::{Binding, Local, Node};
 use crate::laws;
+use crate::pods::{Record, State};
 use crate::steps::Steps;
 
 /// What the API server says about a request to the agent of `home`.
@@ -30,10 +33,20 @@ pub fn evidence(api: &Api, home: &NodeName, request: &Request) -> Evidence {
             })
             .collect();
     }
-    let of_ours = api.seen.node_devices.iter().find(|(name, d)| {
-        d.status.node.as_ref() == Some(home) && *d.status.device_name.as_ref().unwrap_or(name) == request.device
-    });
-    evidence.assigned = of_ours.and_then(|(_, d)| d.assigned.clone());
+    if let (Some(claim), Some(ask)) = (api.seen.pod_claims.get(&key), api.asks.get(&key)) {
+        let allocated = claim.allocated.iter().map(|a| (a.home.clone(), a.device.clone())).collect();
+        let claim = ClaimRef { namespace: key.0.clone(), name: key.1.clone(), uid: claim.uid.clone() };
+        evidence.claim = Some(home::Claim { claim, allocated });
+        let pods = api.pods.iter().filter(|(_, p)| p.uid == ask.pod);
+        evidence.pods = pods
+            .map(|((namespace, name), p)| Pod {
+                pod: PodRef { namespace: namespace.clone(), name: name.clone(), uid: p.uid.clone() },
+                node: p.node.clone(),
+                wants: !p.deleting,
+            })
+            .collect();
+    }
+    evidence.assigned = api.assigned(home, &request.device);
     evidence
 }
 
@@ -58,13 +71,27 @@ pub fn steps(cluster: &Cluster, steps: &mut Steps) {
 fn publish(cluster: &Cluster, name: &NodeName, steps: &mut Steps) {
     let (Some(node), Some(pool)) = (cluster.node(name), cluster.api.seen.pools.get(name)) else { return };
     let devices: Vec<_> = node.plugged.values().map(|l| l.device.clone()).collect();
-    if devices != pool.devices {
+    let (ports, in_use) = (node.offered(), in_use(cluster, name, node));
+    if devices != pool.devices || ports != pool.ports || in_use != pool.in_use {
         let mut next = cluster.clone();
         if let Some(pool) = next.api_mut().seen.pools.get_mut(name) {
-            pool.devices = devices;
+            (pool.devices, pool.ports, pool.in_use) = (devices, ports, in_use);
         }
-        steps.quiet(|| format!("{name}'s agent publishes its devices"), next);
+        steps.quiet(|| format!("{name}'s agent publishes its devices and ports"), next);
     }
+}
+
+/// The claims of pods whose containers have been given what is in reach now.
+fn in_use(cluster: &Cluster, name: &NodeName, node: &Node) -> BTreeSet<Uid> {
+    if node.pods.is_empty() {
+        return BTreeSet::new();
+    }
+    let reach = reach(&observe(cluster, name, node));
+    let here = |(uid, record): (&Uid, &Record)| match (&record.state, reach.get(uid)) {
+        (State::Given(given), Some(Reach::Here(address))) => (given == address).then(|| uid.clone()),
+        _ => None,
+    };
+    node.pods.iter().filter_map(here).collect()
 }
 
 /// One request: denied, told to wait, or granted, which binds the device.
@@ -133,7 +160,6 @@ fn keep(cluster: &Cluster, home: &NodeName, device: &DeviceName, binding: &Bindi
     let asking = |c: &Call| c.home == *home && c.request.device == *device && judge(&c.request) == Verdict::Grant;
     let bound = Bound {
         in_session: cluster.session(home, device).is_some(),
-        granting: false,
         verdict: binding.request.as_ref().map(judge),
         contested: cluster.nodes.values().flat_map(|n| n.agent.calls.values()).any(asking),
     };

@@ -1,4 +1,4 @@
-//! What goes wrong. Each accident costs one of the path's faults; putting a device back in costs nothing.
+//! What goes wrong. Each accident costs one of the path's faults; putting a device back in, or giving back a port, costs nothing.
 
 use patchbay_core::controller::world::PodState;
 use patchbay_core::importer::Step;
@@ -32,6 +32,13 @@ pub enum FaultKind {
     ForceDelete,
     /// An attachment pod is evicted.
     Evict,
+    /// What was prepared for an attachment pod that runs is gone: a claim of it was deleted by force.
+    ClaimLost,
+    /// The claim of an attachment's port is deleted by force while its pod runs: the port may be given to somebody else.
+    PortClaimLost,
+    /// Somebody attaches a device of theirs to a free port with a tool of the kernel's, and may take it away again. A port that
+    /// is recorded as ours counts as ours: from the end of a session to the end of its record is a matter of milliseconds.
+    Stranger,
     /// A session breaks; one that is not enumerated yet may leave its port hanging.
     LinkCut,
     /// Seconds pass in the middle of something.
@@ -40,7 +47,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Cable,
         Self::AgentCrash,
         Self::AgentFails,
@@ -51,6 +58,9 @@ impl FaultKind {
         Self::PowerOff,
         Self::ForceDelete,
         Self::Evict,
+        Self::ClaimLost,
+        Self::PortClaimLost,
+        Self::Stranger,
         Self::LinkCut,
         Self::Slow,
     ];
@@ -66,6 +76,7 @@ pub fn steps(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
             steps.add(Kind::Fault, || format!("{name} is plugged into {node}"), next);
         }
     }
+    strangers(cluster, scenario, steps);
     if cluster.faults == 0 {
         return;
     }
@@ -77,6 +88,7 @@ pub fn steps(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
         }
     }
     pods(cluster, scenario, steps);
+    readers(cluster, scenario, steps);
     for (name, node) in &cluster.nodes {
         if scenario.has(FaultKind::Cable) {
             for device in node.plugged.keys() {
@@ -131,6 +143,23 @@ pub fn steps(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
     }
 }
 
+/// Somebody else takes a port that a device of this world could use, or gives it back.
+fn strangers(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
+    let may_come = cluster.faults > 0 && scenario.has(FaultKind::Stranger);
+    for (name, node) in &cluster.nodes {
+        for (port, state) in &node.ports {
+            let mut next = cluster.clone();
+            if state.stranger {
+                next.change(name, |n| n.free(*port));
+                steps.add(Kind::Fault, || format!("somebody gives back port {port} of {name}"), next);
+            } else if may_come && scenario.uses(port.hub) && state.is_free() && state.record.is_none() {
+                next.change(name, |n| n.ports.entry(*port).or_default().stranger = true);
+                steps.fault(|| format!("somebody else takes port {port} of {name}"), next);
+            }
+        }
+    }
+}
+
 /// What goes wrong with attachment pods.
 fn pods(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
     for ((_, name), pod) in &cluster.api.seen.attachments {
@@ -146,6 +175,26 @@ fn pods(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
             }
             steps.fault(|| format!("attachment {name} is evicted"), next);
         }
+        if scenario.has(FaultKind::PortClaimLost) && pod.state == PodState::Running {
+            let mut next = cluster.clone();
+            if next.api_mut().lose_port(&pod.uid) {
+                steps.fault(|| format!("the port's claim of attachment {name} is deleted by force"), next);
+            }
+        }
+        if scenario.has(FaultKind::ClaimLost) && pod.state == PodState::Running {
+            let mut next = cluster.clone();
+            next.change(&pod.node, |n| drop(n.prepared.remove(&pod.uid)));
+            steps.fault(|| format!("a claim of attachment {name} is deleted by force"), next);
+        }
+    }
+}
+
+/// Ordinary pods that are deleted without waiting for the kubelet.
+fn readers(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
+    for key in cluster.api.pods.keys().filter(|_| scenario.has(FaultKind::ForceDelete)) {
+        let mut next = cluster.clone();
+        next.api_mut().pods.remove(key);
+        steps.fault(|| format!("pod {} is deleted by force", key.1), next);
     }
 }
 

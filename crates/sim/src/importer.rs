@@ -5,17 +5,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use patchbay_core::controller::world::PodState;
+use patchbay_core::controller::world::{self, PodState};
 use patchbay_core::home::{Request, Verdict, authorise};
 use patchbay_core::importer::{self, Action, Attachment, Observed, Occupied, Port, Source, Step};
 use patchbay_core::names::{NodeName, PodRef, Uid};
 use patchbay_core::speed::PortName;
 
+use crate::api::Api;
 use crate::cluster::Cluster;
 use crate::exporter::evidence;
 use crate::fault::FaultKind;
-use crate::kernel::{Node, Session};
+use crate::kernel::{Node, Session, strange};
 use crate::laws;
+use crate::pods::State;
 use crate::scenario::{Grain, Scenario};
 use crate::steps::Steps;
 
@@ -56,23 +58,34 @@ pub fn observe(cluster: &Cluster, name: &NodeName, node: &Node) -> Observed {
             device: attachment.device.clone(),
             vm_pod: attachment.vm_pod.clone(),
             wanted: !attachment.deleting && attachment.state != PodState::Ended,
-            source: node.prepared.get(&attachment.uid).map(|p| p.source.clone()),
+            started: attachment.state == PodState::Running && !unfinished(api, node, attachment),
+            source: node.prepared.get(&attachment.uid).filter(|p| !p.undoing).map(|p| p.source.clone()),
             reported: attachment.plugged.clone(),
             overdue: attachment.created < 0,
         };
         seen.attachments.insert(attachment.uid.clone(), view);
     }
+    let wanted = node.pods.iter().filter(|(_, r)| matches!(r.state, State::Checked | State::Given(_)));
+    seen.pods = wanted.map(|(uid, r)| (uid.clone(), r.source.clone())).collect();
     let own = node.plugged.iter().filter(|(_, l)| l.binding.is_none());
     seen.local = own.map(|(name, l)| (name.clone(), l.device.attributes.address)).collect();
     for (port, state) in &node.ports {
         let session = state.session.as_ref().map(|s| Occupied { address: s.address, stuck: false });
-        let occupied = session.or(state.hung.then_some(Occupied { address: None, stuck: true }));
+        let hung = state.hung.then_some(Occupied { address: None, stuck: true });
+        let strange = state.stranger.then(|| Occupied { address: Some(strange(*port)), stuck: false });
+        let occupied = session.or(hung).or(strange);
         seen.ports.insert(*port, Port { occupied, record: state.record.clone() });
     }
     seen.machines = node.machines.iter().map(|(uid, m)| (uid.clone(), m.devices.clone())).collect();
     seen.calls = node.agent.calls.iter().map(|(uid, c)| (uid.clone(), c.word.clone())).collect();
     seen.failures = node.agent.failures.clone();
     seen
+}
+
+/// Whether the claim of an attachment is being undone, for a pod that had it before.
+fn unfinished(api: &Api, node: &Node, attachment: &world::Attachment) -> bool {
+    let claim = api.claim_of(attachment).map(|(claim, _, _)| claim.uid);
+    node.prepared.values().any(|p| p.undoing && Some(&p.claim) == claim.as_ref())
 }
 
 /// The steps of the agents as importers.
@@ -134,7 +147,7 @@ fn fail(cluster: &Cluster, name: &NodeName, queue: &VecDeque<Action>, steps: &mu
     let mut next = cluster.clone();
     next.change(name, |n| {
         let failed = match &action {
-            Action::Call { pod, .. } => Some(Step::Call(pod.uid.clone())),
+            Action::Call { user, .. } => Some(Step::Call(user.clone())),
             Action::Plug { attachment, .. } => Some(Step::Plug(attachment.clone())),
             Action::Unplug { vm_pod, device } => Some(Step::Unplug(vm_pod.clone(), device.clone())),
             Action::Detach { port } => Some(Step::Detach(*port)),
@@ -149,15 +162,22 @@ fn fail(cluster: &Cluster, name: &NodeName, queue: &VecDeque<Action>, steps: &mu
 /// Does what the agent's shell does for an action.
 pub fn perform(cluster: &mut Cluster, name: &NodeName, action: &Action) {
     match action {
-        Action::Call { pod, device, home, claim, port } => {
+        Action::Call { user, device, home, claim, port } => {
             let request = Request { peer: name.clone(), claim: claim.clone(), device: device.clone() };
             let call = Call { request, home: home.clone(), port: *port, word: format!("asking {home}") };
-            cluster.change(name, |n| {
-                n.agent.calls.insert(pod.uid.clone(), call);
+            // While the call lasts the port is nobody's.
+            cluster.change(name, |n| match n.ports.get_mut(port).filter(|p| p.record.is_some()) {
+                Some(busy) if !busy.is_free() => {
+                    n.agent.failures.insert(Step::Call(user.clone()), format!("port {port} is not free yet"));
+                }
+                former => {
+                    former.into_iter().for_each(|port| port.record = None);
+                    n.agent.calls.insert(user.clone(), call);
+                }
             });
         }
-        Action::HangUp { attachment } => cluster.change(name, |n| {
-            n.agent.calls.remove(attachment);
+        Action::HangUp { user } => cluster.change(name, |n| {
+            n.agent.calls.remove(user);
         }),
         Action::Plug { attachment, vm_pod, device, address } => cluster.change(name, |n| {
             let there = n.behind(name, *address).is_some();
@@ -204,7 +224,7 @@ fn connect(cluster: &Cluster, name: &NodeName, node: &Node, steps: &mut Steps) {
         });
         next.change(name, |n| {
             n.agent.calls.remove(uid);
-            match n.ports.get_mut(&call.port).filter(|p| p.session.is_none() && !p.hung) {
+            match n.ports.get_mut(&call.port).filter(|p| p.is_free()) {
                 Some(port) => {
                     port.record = Some(call.request.claim.uid.clone());
                     port.session = Some(Session { home: call.home.clone(), device: device.clone(), address: None });
@@ -221,12 +241,9 @@ fn connect(cluster: &Cluster, name: &NodeName, node: &Node, steps: &mut Steps) {
 /// Whether another try would end as this one did. Trying it all the same changes nothing.
 fn stuck(cluster: &Cluster, name: &NodeName, node: &Node, step: &Step, why: &str) -> bool {
     let Step::Call(uid) = step else { return false };
-    let Some(Source::Remote { device, home, claim, .. }) = node.prepared.get(uid).map(|p| &p.source) else {
-        return false;
-    };
-    if cluster.api.attachment(uid).is_none() {
-        return false;
-    }
+    let of_attachment = node.prepared.get(uid).filter(|_| cluster.api.attachment(uid).is_some()).map(|p| &p.source);
+    let of_pod = node.pods.get(uid).filter(|r| r.state != State::Undoing).map(|r| &r.source);
+    let Some(Source::Remote { device, home, claim, .. }) = of_attachment.or(of_pod) else { return false };
     let request = Request { peer: name.clone(), claim: claim.clone(), device: device.clone() };
     authorise(home, &request, &evidence(&cluster.api, home, &request)) == Verdict::Deny(why.to_owned())
 }

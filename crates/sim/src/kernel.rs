@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::importer::Agent;
 use crate::kubelet::Prepared;
 use crate::memo::Memo;
+use crate::pods::{Record, State};
 use crate::qemu::Machine;
 use crate::steps::Steps;
 
@@ -29,6 +30,8 @@ pub struct Node {
     pub machines: BTreeMap<Uid, Machine>,
     /// What the kubelet has prepared, by the uid of the attachment pod.
     pub prepared: BTreeMap<Uid, Prepared>,
+    /// The journal's records of claims of ordinary pods, by the claim's uid.
+    pub pods: BTreeMap<Uid, Record>,
     /// What the agent remembers while it lives.
     pub agent: Agent,
     /// The hash of all this.
@@ -58,6 +61,8 @@ pub struct Binding {
 pub struct VhciPort {
     /// Its session.
     pub session: Option<Session>,
+    /// Somebody else has attached a device to it, with a tool of the kernel's.
+    pub stranger: bool,
     /// Its session broke while the device was being enumerated, and the kernel does not get over it.
     pub hung: bool,
     /// The journal's record: the claim it is occupied for.
@@ -88,6 +93,7 @@ impl Node {
         let mentioned = |address: BusAddress| {
             self.plugged.values().any(|l| l.device.attributes.address == address)
                 || self.machines.values().flat_map(|m| &m.devices).any(|p| p.address == Some(address))
+                || self.pods.values().any(|r| r.state == State::Given(address))
                 || self.agent.queue.iter().any(|a| matches!(a, Action::Plug { address: a, .. } if *a == address))
         };
         let numbers = (2..128).map(|device| BusAddress { bus, device });
@@ -129,13 +135,24 @@ impl Cluster {
     }
 }
 
+impl VhciPort {
+    /// Nothing is attached to it.
+    pub fn is_free(&self) -> bool {
+        self.session.is_none() && !self.hung && !self.stranger
+    }
+}
+
 impl Node {
-    /// Ends the session on a port.
+    /// Ends the session on a port, whosever it is.
     pub fn free(&mut self, port: PortName) {
         if let Some(port) = self.ports.get_mut(&port) {
-            port.session = None;
-            port.hung = false;
+            (port.session, port.hung, port.stranger) = (None, false, false);
         }
+    }
+
+    /// The ports that are offered: ours, and those that are free.
+    pub fn offered(&self) -> Vec<PortName> {
+        self.ports.iter().filter(|(_, p)| p.record.is_some() || p.is_free()).map(|(name, _)| *name).collect()
     }
 }
 
@@ -154,6 +171,11 @@ pub fn steps(cluster: &Cluster, steps: &mut Steps) {
             steps.quiet(|| format!("{name}'s kernel enumerates the device on port {port}"), next);
         }
     }
+}
+
+/// The address of what somebody else has attached to a port.
+pub fn strange(port: PortName) -> BusAddress {
+    BusAddress { bus: bus(port), device: 1 }
 }
 
 /// The kernel's bus of a port: one for each, so that addresses never meet.

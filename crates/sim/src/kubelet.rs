@@ -1,14 +1,16 @@
 //! The kubelets: they start and end pods, prepare claims before and unprepare them after, and remove deleted pods last.
 //!
-//! Unprepare does not wait for the agent to have cleaned up: what is safe without that is safe with it.
+//! Unpreparing takes two steps: the agent marks its record, and with that the claim's right to the device ends; the record
+//! goes, and the kubelet goes on, only once the node has let the device go.
 
 use patchbay_core::controller::world::{Attachment, PodState};
-use patchbay_core::importer::Source;
+use patchbay_core::importer::{Source, held};
 use patchbay_core::names::{NodeName, Uid};
 use patchbay_core::speed::PortName;
 
 use crate::api::Api;
 use crate::cluster::Cluster;
+use crate::importer::observe;
 use crate::kernel::Node;
 use crate::qemu::Machine;
 use crate::steps::Steps;
@@ -20,6 +22,8 @@ pub struct Prepared {
     pub claim: Uid,
     /// Where the device comes from, from the allocation.
     pub source: Source,
+    /// The kubelet has asked to undo it.
+    pub undoing: bool,
 }
 
 /// The kubelets' steps.
@@ -38,17 +42,17 @@ fn attachments(cluster: &Cluster, name: &NodeName, node: &Node, steps: &mut Step
         let mut next = cluster.clone();
         let over = attachment.deleting || attachment.state == PodState::Ended;
         if over && node.prepared.contains_key(uid) {
-            next.change(name, |n| {
-                n.prepared.remove(uid);
-            });
-            steps.quiet(|| format!("{name}'s kubelet unprepares the claims of pod {pod}"), next);
+            undo(cluster, name, node, uid, steps);
         } else if attachment.deleting {
             next.api_mut().remove_attachment(uid);
             steps.quiet(|| format!("{name}'s kubelet removes pod {pod}"), next);
         } else if let Some(prepared) = prepare(api, node, attachment, *port) {
-            next.change(name, |n| {
-                n.prepared.insert(uid.clone(), prepared);
-            });
+            // A kubelet that still waits for the former pod's claims to be undone takes them for prepared.
+            if !node.prepared.values().any(|p| p.claim == prepared.claim && p.undoing) {
+                next.change(name, |n| {
+                    n.prepared.insert(uid.clone(), prepared);
+                });
+            }
             if let Some(pod) = next.api_mut().attachment_mut(uid) {
                 pod.state = PodState::Running;
             }
@@ -56,11 +60,36 @@ fn attachments(cluster: &Cluster, name: &NodeName, node: &Node, steps: &mut Step
         }
     }
     for uid in node.prepared.keys().filter(|uid| api.attachment(uid).is_none()) {
-        let mut next = cluster.clone();
+        undo(cluster, name, node, uid, steps);
+    }
+}
+
+/// Undoes what was prepared for a pod. A device's claim that another pod shares stays as it is.
+fn undo(cluster: &Cluster, name: &NodeName, node: &Node, uid: &Uid, steps: &mut Steps) {
+    let Some(prepared) = node.prepared.get(uid) else { return };
+    let shared = node.prepared.iter().any(|(other, p)| other != uid && p.claim == prepared.claim);
+    let mut next = cluster.clone();
+    if shared || (prepared.undoing && let_go(cluster, name, node, &prepared.claim, &prepared.source)) {
         next.change(name, |n| {
             n.prepared.remove(uid);
         });
-        steps.quiet(|| format!("{name}'s kubelet unprepares the claims of the vanished pod {uid}"), next);
+        steps.quiet(|| format!("{name}'s kubelet has the claims of pod {uid} undone"), next);
+    } else if !prepared.undoing {
+        next.change(name, |n| {
+            if let Some(prepared) = n.prepared.get_mut(uid) {
+                prepared.undoing = true;
+            }
+        });
+        steps.quiet(|| format!("{name}'s kubelet asks to undo the claims of pod {uid}"), next);
+    }
+}
+
+/// Whether the node has nothing of a claim's device any more.
+pub fn let_go(cluster: &Cluster, name: &NodeName, node: &Node, claim: &Uid, source: &Source) -> bool {
+    let held = held(&observe(cluster, name, node));
+    match source {
+        Source::Local { device } => !held.local.contains(device),
+        Source::Remote { .. } => !held.claims.contains(claim),
     }
 }
 
@@ -78,7 +107,7 @@ fn prepare(api: &Api, node: &Node, attachment: &Attachment, port: Option<PortNam
         Some(port) => Source::Remote { device, home, claim: reference, port },
         None => Source::Local { device },
     };
-    Some(Prepared { claim: claim.uid.clone(), source })
+    Some(Prepared { claim: claim.uid.clone(), source, undoing: false })
 }
 
 fn machines(cluster: &Cluster, name: &NodeName, node: &Node, steps: &mut Steps) {

@@ -13,6 +13,7 @@
 //! | [`kernel`] | usbip-host, vhci ports, sessions, cables |
 //! | [`qemu`] | what is in the guests |
 //! | [`scheduler`], [`kubelet`], [`garbage`] | Kubernetes: allocation, preparation, owner references |
+//! | [`pods`] | ordinary pods that use devices |
 //! | [`user`], [`fault`] | people, and what goes wrong |
 //! | [`clock`] | time, which passes only when everybody is at rest |
 //!
@@ -33,6 +34,7 @@ pub mod kernel;
 pub mod kubelet;
 pub mod laws;
 pub mod memo;
+pub mod pods;
 pub mod qemu;
 pub mod scenario;
 pub mod scheduler;

@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::fault::FaultKind;
 use crate::kernel::{Node, VhciPort};
 use crate::steps::Kind;
-use crate::user::Edit;
+use crate::user::{Edit, apply};
 
 /// How much a party does at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct Scenario {
     pub grain: Grain,
     /// Kubernetes and the kernels do what they have to before anybody else acts.
     pub prompt: bool,
+    /// Ordinary pods use devices too.
+    pub pods: bool,
     /// What the controller has planned so far, by the hash of what it saw.
     pub plans: Plans,
     /// The world it starts from.
@@ -70,6 +72,7 @@ impl Scenario {
             faults: Vec::new(),
             grain: Grain::Action,
             prompt: false,
+            pods: false,
             plans: Plans::default(),
             start,
         };
@@ -85,7 +88,7 @@ impl Scenario {
         self.start.nodes.insert(name.clone(), Arc::new(state));
         let seen = &mut self.start.api_mut().seen;
         seen.nodes.insert(name.clone(), world::Node { ready: true, since: 0 });
-        seen.pools.insert(name.clone(), Pool { devices: Vec::new(), ports, slices: vec![format!("{name}-0")] });
+        seen.pools.insert(name.clone(), Pool { ports, slices: [(format!("{name}-0"), 0)].into(), ..Pool::default() });
         self
     }
 
@@ -129,6 +132,13 @@ impl Scenario {
         self
     }
 
+    /// Lets people make pods that use devices.
+    #[must_use]
+    pub fn pods(mut self) -> Self {
+        self.pods = true;
+        self
+    }
+
     /// Assigns a device before it is first seen.
     #[must_use]
     pub fn assigned(mut self, device: &str, namespace: &str) -> Self {
@@ -152,6 +162,13 @@ impl Scenario {
                 None => break,
             }
         }
+        self
+    }
+
+    /// Makes an edit before it starts.
+    #[must_use]
+    pub fn made(mut self, edit: &Edit) -> Self {
+        apply(&mut self.start, edit);
         self
     }
 
@@ -191,6 +208,17 @@ impl Scenario {
     pub fn prompt(mut self) -> Self {
         self.prompt = true;
         self
+    }
+
+    /// Whether nothing is deleted by force and no step of an agent fails, so that every device leaves its guest in order.
+    pub fn is_orderly(&self) -> bool {
+        let rude = [FaultKind::ForceDelete, FaultKind::ClaimLost, FaultKind::AgentFails];
+        !rude.into_iter().any(|kind| self.has(kind))
+    }
+
+    /// Whether a device of this world needs a port of this half.
+    pub fn uses(&self, hub: Hub) -> bool {
+        self.devices.values().any(|d| d.attributes.speed.hub() == hub)
     }
 
     /// Whether this kind of accident may happen.

@@ -1,7 +1,8 @@
 //! The scheduler, and the controller-manager's part of allocation: devices and ports are given to one claim at a time.
 
 use patchbay_core::controller::world::Attachment;
-use patchbay_core::speed::PortName;
+use patchbay_core::names::{DeviceName, NodeName};
+use patchbay_core::speed::{Hub, PortName};
 
 use crate::api::Api;
 use crate::cluster::Cluster;
@@ -52,20 +53,30 @@ fn place(api: &Api, pod: &Attachment) -> Option<Option<PortName>> {
     if claim.deleting {
         return None;
     }
-    if rest.reserved.is_empty() {
-        let published = api.seen.pools.get(&claim.node)?.devices.iter().any(|d| d.name == rest.dra_name);
-        let taken = api.seen.claims.iter().any(|(key, other)| {
-            let rival = api.claims.get(key).filter(|r| !r.reserved.is_empty() && r.dra_name == rest.dra_name);
-            other.node == claim.node && rival.is_some()
-        });
-        if !published || taken {
-            return None;
-        }
+    if rest.reserved.is_empty() && !is_free(api, &claim.node, &rest.dra_name) {
+        return None;
     }
     let Some(hub) = pod.hub else { return Some(None) };
-    let taken = api.ports_taken(&pod.node);
-    let mut free = api.seen.pools.get(&pod.node)?.ports.iter().filter(|p| p.hub == hub && !taken.contains(p));
-    free.next().map(|p| Some(*p))
+    free_port(api, &pod.node, hub).map(Some)
+}
+
+/// Whether a device is published, and allocated to nobody.
+pub fn is_free(api: &Api, home: &NodeName, device: &DeviceName) -> bool {
+    let pool = api.seen.pools.get(home);
+    let taken = api.seen.claims.iter().any(|(key, claim)| {
+        let rival = api.claims.get(key).filter(|r| !r.reserved.is_empty() && r.dra_name == *device);
+        claim.node == *home && rival.is_some()
+    });
+    let mut of_pods = api.seen.pod_claims.values().filter_map(|claim| claim.allocated.as_ref());
+    pool.is_some_and(|pool| pool.devices.iter().any(|d| d.name == *device))
+        && !taken
+        && !of_pods.any(|a| a.home == *home && a.device == *device)
+}
+
+/// A port of a node that is offered, and allocated to nobody.
+pub fn free_port(api: &Api, node: &NodeName, hub: Hub) -> Option<PortName> {
+    let taken = api.ports_taken(node);
+    api.seen.pools.get(node)?.ports.iter().find(|p| p.hub == hub && !taken.contains(p)).copied()
 }
 
 /// Takes pods that are gone out of a claim; the last one deallocates it, and lets it go if it is being deleted.

@@ -1,8 +1,9 @@
 //! People: they assign devices, list them, and delete, restart, stop and start machines.
 
-use patchbay_core::names::{DeviceName, Namespace, VmName};
+use patchbay_core::names::{DeviceName, Namespace, NodeName, PodName, VmName};
 
 use crate::cluster::Cluster;
+use crate::pods::Pod;
 use crate::scenario::Scenario;
 use crate::steps::{Kind, Steps};
 
@@ -21,6 +22,12 @@ pub enum Edit {
     Restart(Namespace, VmName),
     /// Stop a machine, or start it.
     Run(Namespace, VmName, bool),
+    /// Make a pod that uses a device, on a node or on any.
+    MakePod(Namespace, PodName, DeviceName, Option<NodeName>),
+    /// Delete a pod.
+    DeletePod(Namespace, PodName),
+    /// Let the program of a pod come to its end.
+    EndPod(Namespace, PodName),
 }
 
 /// People's steps.
@@ -71,6 +78,19 @@ pub fn apply(cluster: &mut Cluster, edit: &Edit) -> bool {
             cluster.api_mut().delete_vm_pod(namespace, &pod, &uid);
             true
         }
+        Edit::MakePod(namespace, name, device, pin) => {
+            let key = (namespace.clone(), name.clone());
+            if cluster.api.pods.contains_key(&key) {
+                return false;
+            }
+            let uid = cluster.fresh_uid(&format!("pod-{namespace}-{name}"));
+            let (device, pin) = (device.clone(), pin.clone());
+            let pod = Pod { uid, device, pin, node: None, deleting: false, done: false, ended: false };
+            cluster.api_mut().pods.insert(key, pod);
+            true
+        }
+        Edit::DeletePod(namespace, name) => cluster.api_mut().delete_pod(&(namespace.clone(), name.clone())),
+        Edit::EndPod(namespace, name) => cluster.end_pod(&(namespace.clone(), name.clone())),
         Edit::Run(namespace, name, run) => seen.vms.get_mut(&vm(namespace, name)).is_some_and(|object| {
             let changes = object.run != *run;
             object.run = *run;

@@ -92,8 +92,8 @@ fn a_device_comes_to_its_machine_whatever_the_order_and_the_accident() {
 
 #[test]
 fn an_attached_device_survives_any_edit_and_any_accident_in_every_order() {
-    holds("any edit", 9_000, &one().settled().edits(1, edits_of_one()));
-    holds("any accident", 8_000, &one().settled().faults(1, FaultKind::ALL));
+    holds("any edit", 6_000, &one().settled().edits(1, edits_of_one()));
+    holds("any accident", 6_000, &one().settled().faults(1, FaultKind::ALL));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn an_edit_and_an_accident_meet_step_by_step() {
 
 #[test]
 fn edits_overtake_each_other() {
-    holds("two edits, step by step", 18_000, &one().settled().prompt().edits(2, edits_of_one()));
+    holds("two edits, step by step", 15_000, &one().settled().prompt().edits(2, edits_of_one()));
     holds("two edits, slow kubernetes", 30_000, &one().settled().coarse().edits(2, edits_of_one()));
     holds("three edits", 40_000, &one().settled().prompt().coarse().edits(3, edits_of_one()));
 }

@@ -93,7 +93,7 @@ fn a_port_that_nobody_frees_is_found_and_the_way_to_it_told() {
     let violation = explore(&scenario, 10_000).unwrap_err();
     assert!(violation.law.contains("port usb2-0 of node-2 is occupied for nobody"), "{violation}");
     let text = violation.to_string();
-    assert!(text.contains("node-1's agent publishes its devices"), "{text}");
+    assert!(text.contains("node-1's agent publishes its devices and ports"), "{text}");
     assert!(text.contains("creates attachment usb-stick"), "{text}");
 }
 

@@ -3,6 +3,7 @@
 //! | module | says |
 //! |---|---|
 //! | [`scan`] | which devices this node has, and which of them it imported |
+//! | [`nodes`] | which device nodes a device has |
 //! | [`names`] | what to call a device that does not say |
 //! | [`hints`] | that it is time to look again |
 //! | [`uevents`] | what a kernel message says |
@@ -14,6 +15,7 @@
 pub mod hints;
 mod host_use;
 pub mod names;
+pub mod nodes;
 pub mod root;
 pub mod scan;
 pub mod uevents;

@@ -109,6 +109,11 @@ impl Default for SysRoot {
 }
 
 impl SysDir {
+    /// A folder whose path is known.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.0

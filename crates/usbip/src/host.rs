@@ -5,7 +5,7 @@
 //! ```text
 //!   with its host driver -- bind --> Available -- export --> Used -- end, or the connection breaks --> Available
 //!          ^                             |                    |
-//!          +---------- release ----------+--------------------+           Error: release and bind again
+//!          +---------- release ----------+                                Error: release and bind again
 //! ```
 //!
 //! `export` and `end` return at once; the kernel's thread then resets the device and only thereafter shows `Available`.
@@ -22,6 +22,8 @@
 //! * `rebind` frees the place and probes the device for other drivers. It follows a pointer to the device that was bound
 //!   last without knowing whether that one still exists, so it is only written for a device that this very call has
 //!   unbound.
+//! * `rebind` frees the place even if the device was bound again after the unbinding, and the kernel stops (`BUG` in
+//!   `stub_disconnect`) when that device is unbound: nobody may bind a device while another releases it.
 //! * A device that is pulled out while bound leaves its place taken. The place serves whatever is bound in the same port
 //!   next, and is freed when that is released. Nothing else frees it but reloading the module.
 //! * usbip-host means to refuse devices of vhci, but does not know their controllers by name any more and takes them:
@@ -196,13 +198,18 @@ pub fn end(root: &SysRoot, port: &PortPath) -> Result<(), HostError> {
     }
 }
 
-/// Gives a device back to its host driver, ending its session if it has one. Nothing happens when it is gone or back
-/// already, so it may be repeated after a crash.
+/// Gives a device without a session back to its host driver. Nothing happens when it is gone or back already, so it may be
+/// repeated after a crash.
+///
+/// Wait a moment after [`status`] has stopped to show a session: the kernel's thread has still to put away its last orders,
+/// and uses what unbinding frees (`event_handler` in `usbip_event.c`).
 ///
 /// # Errors
-/// Sysfs failed.
+/// It has a session: [`end`] that first. Or sysfs failed.
 pub fn release(root: &SysRoot, port: &PortPath) -> Result<(), HostError> {
-    end(root, port)?;
+    if matches!(status(root, port), Ok(ExportStatus::Used)) {
+        return Err(busy(port, "its session has not ended yet"));
+    }
     let device = device(root, port);
     match device.link("driver").as_deref() {
         Some(DRIVER) => {

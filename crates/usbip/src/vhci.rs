@@ -46,7 +46,7 @@ pub enum VhciError {
     #[error("this node's vhci has no port {0}")]
     NoSuchPort(PortName),
     /// Something is attached already.
-    #[error("port {0} is taken")]
+    #[error("port {0} is used by something else on this node (see usbip port): free it")]
     Taken(PortName),
     /// The device does not fit the port.
     #[error("a device of {speed} Mbit/s does not fit port {port}: it needs a {} port", .speed.hub())]
@@ -132,6 +132,11 @@ pub fn detach(root: &SysRoot, name: PortName) -> Result<(), VhciError> {
     }
 }
 
+/// Whether nothing is attached to a port; a port that is not there, or cannot be read, is not free.
+pub fn is_free(root: &SysRoot, name: PortName) -> bool {
+    find(root, name).is_ok_and(|port| port.state == PortState::Free)
+}
+
 /// The device behind a port, under its name and address on this node. None until the kernel has made it.
 pub fn device_of(root: &SysRoot, port: &VhciPort) -> Option<(PortPath, BusAddress)> {
     // The table shows the name a moment before sysfs has the device.
@@ -147,10 +152,6 @@ pub fn count(ports: &[VhciPort], hub: Hub) -> usize {
 
 fn find(root: &SysRoot, name: PortName) -> Result<VhciPort, VhciError> {
     ports(root)?.into_iter().find(|p| p.name == name).ok_or(VhciError::NoSuchPort(name))
-}
-
-fn is_free(root: &SysRoot, name: PortName) -> bool {
-    find(root, name).is_ok_and(|port| port.state == PortState::Free)
 }
 
 /// The first controller's folder, through which all are driven.

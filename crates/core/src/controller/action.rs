@@ -1,7 +1,7 @@
 //! What the controller does: small steps, each of which may be repeated or lost without harm.
 
 use crate::conditions::Seconds;
-use crate::controller::world::{DeviceStatus, VmStatus};
+use crate::controller::world::{ClaimReport, DeviceStatus, TemplateContent, VmStatus};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
 use crate::speed::Hub;
 
@@ -104,6 +104,37 @@ pub enum Action {
         namespace: Namespace,
         /// Which half.
         hub: Hub,
+    },
+    /// Create the claim template of a device, owned by the `USBDevice`, for ordinary pods.
+    CreateTemplate {
+        /// Where.
+        namespace: Namespace,
+        /// The device's object, and the template's name.
+        device: DeviceName,
+        /// What it asks for.
+        content: TemplateContent,
+        /// The uid of the `USBDevice`.
+        owner: Uid,
+    },
+    /// Delete the claim template of a device.
+    DeleteTemplate {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        device: DeviceName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Write what the claim of an ordinary pod says of its device.
+    PublishClaim {
+        /// Where.
+        namespace: Namespace,
+        /// The claim.
+        claim: ClaimName,
+        /// The node and the name of the device that is allocated to it.
+        device: (NodeName, DeviceName),
+        /// What to say.
+        report: ClaimReport,
     },
     /// Create an attachment pod.
     CreateAttachment(NewAttachment),

@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
+use crate::conditions::PluggedState;
 use crate::controller::action::{Action, NewAttachment, Plan};
 use crate::controller::devices::{Presence, home};
-use crate::controller::engine;
 use crate::controller::world::{Attachment, Claim, PodState, World};
+use crate::controller::{engine, pods};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
 
 /// That this device be in this virtual machine.
@@ -51,6 +52,8 @@ pub(super) enum Wait {
     Leaving,
     /// Another virtual machine has it.
     HeldBy(VmName),
+    /// An ordinary pod has it; says which.
+    HeldByPod(String),
     /// What was made for an earlier attachment is still going away.
     Settling,
 }
@@ -102,6 +105,9 @@ pub(super) fn verdict<'w>(world: &'w World, wish: &Wish) -> Verdict<'w> {
         } else {
             Wait::HeldBy(other.vm.clone())
         });
+    }
+    if let Some(holder) = pods::holder(world, &wish.device) {
+        return Verdict::Wait(Wait::HeldByPod(holder.subject()));
     }
     let home = match home(world, &wish.device) {
         Presence::Ready { node, .. } => node,
@@ -175,7 +181,8 @@ fn attach(world: &World, wish: &Wish, claim_missing: bool, plan: &mut Plan) {
 }
 
 /// Whether an attachment shall stay: its machine runs in its pod and lists the device, the device is this namespace's, its
-/// claim asks for the node the device is on, and it is remote if and only if that is another node than the machine's.
+/// claim asks for the node the device is on, it is remote if and only if that is another node than the machine's, and its
+/// claims are still what the kubelet has prepared for it.
 /// A device that is absent changes nothing: the attachment waits for it.
 fn valid(world: &World, attachment: &Attachment) -> bool {
     let namespace = &attachment.vm_pod.namespace;
@@ -195,7 +202,11 @@ fn valid(world: &World, attachment: &Attachment) -> bool {
         let local = claim.node == attachment.node;
         !claim.deleting && !moved && local == attachment.hub.is_none()
     });
-    listed && given && placed && attachment.state != PodState::Ended
+    let entitled = attachment.plugged != Some(PluggedState::ClaimLost);
+    // No pod runs before it has its port. Without the claim the port is free for the scheduler to give to somebody else.
+    let port_lost = attachment.state == PodState::Running
+        && attachment.port_claim.as_ref().is_some_and(|c| !world.port_claims.contains(&(namespace.clone(), c.clone())));
+    listed && given && placed && entitled && !port_lost && attachment.state != PodState::Ended
 }
 
 /// The attachments of a device in a namespace, those being deleted included.

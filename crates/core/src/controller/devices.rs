@@ -8,7 +8,7 @@ use crate::conditions::{Condition, ConditionType, Reason, find};
 use crate::controller::action::{Action, Plan};
 use crate::controller::attachments::{attachments_of, claim_name};
 use crate::controller::world::{DeviceStatus, NodeDevice, World};
-use crate::controller::{DEAD_AFTER, FORGET_AFTER, status};
+use crate::controller::{DEAD_AFTER, FORGET_AFTER, pods, status};
 use crate::device::Device;
 use crate::names::{DeviceName, Namespace, NodeName};
 
@@ -105,8 +105,16 @@ pub(super) fn home<'w>(world: &'w World, object: &DeviceName) -> Presence<'w> {
     presence(world, object, published(world).get(object).copied())
 }
 
+/// The node and the name under which the device of an object is published, or was last.
+pub(super) fn place<'w>(world: &'w World, object: &'w DeviceName) -> Option<(&'w NodeName, &'w DeviceName)> {
+    if let Some((node, device)) = published(world).get(object) {
+        return Some((node, &device.name));
+    }
+    let status = &world.node_devices.get(object)?.status;
+    Some((status.node.as_ref()?, status.device_name.as_ref().unwrap_or(object)))
+}
+
 fn presence<'w>(world: &'w World, object: &DeviceName, found: Option<(&'w NodeName, &'w Device)>) -> Presence<'w> {
-    let dead = |node: &NodeName| format!("node {node} is not ready: check the node, its kubelet and its network");
     if let Some((node, device)) = found {
         let ready = world.nodes.get(node).is_some_and(|n| n.ready);
         return match &device.not_ready {
@@ -117,8 +125,10 @@ fn presence<'w>(world: &'w World, object: &DeviceName, found: Option<(&'w NodeNa
     }
     let last = world.node_devices.get(object).and_then(|d| d.status.node.as_ref());
     match last {
-        Some(node) if world.nodes.get(node).is_some_and(|n| !n.ready) => {
-            Presence::NotReady { node, device: None, why: dead(node) }
+        Some(node) if is_dead(world, node) => Presence::NotReady { node, device: None, why: dead(node) },
+        Some(node) if is_silent(world, node) => {
+            let why = format!("node {node} does not publish its devices: check that the Patchbay agent runs there");
+            Presence::NotReady { node, device: None, why }
         }
         Some(node) => {
             Presence::Absent { why: format!("Device is absent on the host: it was last plugged into node {node}") }
@@ -127,13 +137,30 @@ fn presence<'w>(world: &'w World, object: &DeviceName, found: Option<(&'w NodeNa
     }
 }
 
+/// Whether Kubernetes has lost a node that is there.
+pub(super) fn is_dead(world: &World, node: &NodeName) -> bool {
+    world.nodes.get(node).is_some_and(|n| !n.ready)
+}
+
+/// What is said of such a node.
+pub(super) fn dead(node: &NodeName) -> String {
+    format!("node {node} is not ready: check the node, its kubelet and its network")
+}
+
+/// Whether a node that is there says nothing of its devices, not even that it has none.
+fn is_silent(world: &World, node: &NodeName) -> bool {
+    world.nodes.contains_key(node) && world.pools.get(node).is_none_or(|p| p.silent)
+}
+
 /// Keeps objects and their statuses.
 pub(super) fn plan(world: &World, plan: &mut Plan) {
     for (node, pool) in &world.pools {
-        let Some(state) = world.nodes.get(node).filter(|n| !n.ready && !pool.slices.is_empty()) else { continue };
+        let Some(state) = world.nodes.get(node).filter(|n| !n.ready) else { continue };
+        // A slice that was made since then shows that the agent lives: it would only make it again.
+        let left = pool.slices.iter().filter(|(_, made)| **made <= state.since);
         if world.now >= state.since + DEAD_AFTER {
-            plan.actions.extend(pool.slices.iter().map(|name| Action::DeleteSlice { name: name.clone() }));
-        } else {
+            plan.actions.extend(left.map(|(name, _)| Action::DeleteSlice { name: name.clone() }));
+        } else if left.count() > 0 {
             plan.wake(state.since + DEAD_AFTER);
         }
     }
@@ -151,7 +178,6 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
             Some(_) => {}
         }
     }
-    status::plan(world, plan);
 }
 
 /// What a new `NodeUSBDevice` says of its assignment.
@@ -196,7 +222,10 @@ fn assign(
             continue;
         }
         leaving = Some(match holder(world, namespace, name) {
-            Some(vm) => format!("waiting until {vm} in namespace {namespace} has released the device"),
+            Some(holder) => {
+                publish(world, namespace, name, presence, plan);
+                format!("waiting until {holder} has released the device")
+            }
             None => {
                 if !device.deleting {
                     let uid = device.uid.clone();
@@ -205,7 +234,6 @@ fn assign(
                 format!("waiting until the USBDevice in namespace {namespace} is gone")
             }
         });
-        publish(world, namespace, name, presence, plan);
     }
     let Some(wanted) = &object.assigned else {
         return match leaving {
@@ -239,7 +267,11 @@ fn assign(
 fn holder(world: &World, namespace: &Namespace, name: &DeviceName) -> Option<String> {
     let attachment = attachments_of(world, namespace, name).next();
     let claim = world.claims.get(&(namespace.clone(), claim_name(name)));
-    attachment.map(|a| format!("virtual machine {}", a.vm)).or_else(|| claim.map(|_| "its claim".to_owned()))
+    let pod = pods::holder(world, name).filter(|h| h.namespace() == namespace);
+    attachment
+        .map(|a| format!("virtual machine {} in namespace {namespace}", a.vm))
+        .or_else(|| pod.map(|h| format!("{} (delete it: a pod keeps its devices for as long as it runs)", h.subject())))
+        .or_else(|| claim.map(|_| format!("its claim in namespace {namespace}")))
 }
 
 /// The status of the `USBDevice` in `namespace`.

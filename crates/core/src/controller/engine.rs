@@ -3,8 +3,9 @@
 //! The pod's name follows from the machine's, so a repeated create cannot start a second instance, and a new pod is made
 //! only when the old one is gone: never two machines with one disk.
 
+use crate::conditions::Reason;
 use crate::controller::action::{Action, Plan};
-use crate::controller::world::{PodState, Vm, VmPhase, VmPod, World};
+use crate::controller::world::{PodState, PodTrouble, Vm, VmPhase, VmPod, World};
 use crate::names::{Namespace, PodName, PodRef, VmName};
 
 /// The pod of a virtual machine.
@@ -51,8 +52,46 @@ pub(super) fn phase(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm
         None if vm.run => VmPhase::Pending,
         None => VmPhase::Stopped,
         Some(pod) if pod.deleting || pod.state == PodState::Ended => VmPhase::Stopping,
-        Some(pod) if pod.state == PodState::Running => VmPhase::Running,
+        Some(pod) if pod.state == PodState::Running && pod.trouble.is_none() => VmPhase::Running,
         Some(pod) if pod.node.is_some() => VmPhase::Starting,
         Some(_) => VmPhase::Pending,
+    }
+}
+
+/// The reason and the message of the condition `Running` of a machine in this phase, with this pod.
+pub(super) fn running_reason(phase: VmPhase, pod: Option<&VmPod>, vm: &Vm) -> (Reason, String) {
+    let node = pod.and_then(|p| p.node.as_ref());
+    match (phase, pod.and_then(|p| p.trouble.as_ref()), node) {
+        (VmPhase::Stopped, ..) => (Reason::Stopped, "it is stopped, as spec.runPolicy says".to_owned()),
+        (VmPhase::Stopping, ..) if vm.run => {
+            (Reason::Stopping, "its pod is going away; it is started again when that is gone".to_owned())
+        }
+        (VmPhase::Stopping, ..) => (Reason::Stopping, "its pod is going away".to_owned()),
+        (VmPhase::Pending | VmPhase::Starting, Some(trouble), _) => why_not(trouble),
+        (VmPhase::Running, _, Some(node)) => (Reason::Running, format!("it runs on node {node}")),
+        (VmPhase::Running, _, None) => (Reason::Running, "it runs".to_owned()),
+        (VmPhase::Pending | VmPhase::Starting, None, Some(node)) => {
+            (Reason::Starting, format!("node {node} is starting it"))
+        }
+        (VmPhase::Pending | VmPhase::Starting, None, None) => {
+            (Reason::Starting, "its pod is being made and scheduled".to_owned())
+        }
+    }
+}
+
+/// What keeps a machine from running, and what to do where somebody has to do something.
+fn why_not(trouble: &PodTrouble) -> (Reason, String) {
+    match trouble {
+        PodTrouble::Unschedulable(words) => (Reason::Unschedulable, format!("no node can take it: {words}")),
+        PodTrouble::NoImage(words) => (Reason::ImagePullFailed, format!("its image cannot be had: {words}")),
+        PodTrouble::NotStarted(words) => (Reason::ContainerFailed, format!("its container cannot be started: {words}")),
+        PodTrouble::Ended { code: 0, .. } => (
+            Reason::SwitchedOff,
+            "the guest has switched itself off and is started again: set spec.runPolicy to AlwaysOff to keep it off"
+                .to_owned(),
+        ),
+        PodTrouble::Ended { code, words } => {
+            (Reason::ContainerFailed, format!("it has failed with code {code} and is started again: {words}"))
+        }
     }
 }

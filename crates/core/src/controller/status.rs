@@ -1,15 +1,11 @@
-//! What people read: the `Attached` condition, and the status of virtual machines.
-
-use std::collections::BTreeSet;
+//! The `Attached` condition of a device, and what is said of an attachment that is under way.
 
 use crate::conditions::{Condition, ConditionType, PluggedState, Reason, find};
-use crate::controller::UNDER_WAY_AFTER;
-use crate::controller::action::{Action, Plan};
-use crate::controller::attachments::{Verdict, Wait, Wish, verdict, wishes};
-use crate::controller::devices::{Presence, home};
-use crate::controller::engine;
-use crate::controller::world::{Attachment, DeviceStatus, Vm, VmPhase, VmStatus, VmUsbStatus, World};
-use crate::names::{DeviceName, Namespace, VmName};
+use crate::controller::action::Plan;
+use crate::controller::devices::{dead, is_dead};
+use crate::controller::world::{Attachment, DeviceStatus, World};
+use crate::controller::{UNDER_WAY_AFTER, pods};
+use crate::names::{DeviceName, NodeName, VmName};
 use crate::speed::Hub;
 
 /// What is said of a device that nobody uses.
@@ -26,12 +22,22 @@ pub(super) fn attached(
     let old = &before.conditions;
     let make = |reason, message| Condition::next(ConditionType::Attached, reason, message, old, world.now);
     let attachment = world.attachments.values().filter(|a| a.device == *name).max_by_key(|a| (a.holds(), a.created));
+    let holder = pods::holder(world, name).filter(|_| !attachment.is_some_and(Attachment::holds));
+    if let Some(holder) = holder {
+        return match ready {
+            Reason::NotFound => (make(Reason::Available, holder.message_of_absence()), None),
+            _ => {
+                let reason = if holder.attached(world) { Reason::AttachedToPod } else { Reason::Available };
+                (make(reason, holder.message(world) + &pods::queue(world, name)), None)
+            }
+        };
+    }
     let Some(attachment) = attachment else {
         let message = match ready {
-            Reason::Ready => AVAILABLE,
-            _ => "Device is not in use",
+            Reason::Ready => pods::requested(world, name, plan).unwrap_or_else(|| AVAILABLE.to_owned()),
+            _ => "Device is not in use".to_owned(),
         };
-        return (make(Reason::Available, message.to_owned()), None);
+        return (make(Reason::Available, message), None);
     };
     let vm = format!("virtual machine {}/{} on node {}", attachment.vm_pod.namespace, attachment.vm, attachment.node);
     match &attachment.plugged {
@@ -39,8 +45,13 @@ pub(super) fn attached(
             let message = format!("Device is absent; it returns to {vm} when it is plugged in again");
             (make(Reason::Available, message), None)
         }
+        // Nobody there will let go of it, or say so.
+        _ if attachment.deleting && is_dead(world, &attachment.node) => {
+            (make(Reason::Available, format!("Not yet released by {vm}: {}", given_up(&attachment.node))), None)
+        }
         Some(PluggedState::Plugged(port)) => {
-            (make(Reason::AttachedToVirtualMachine, format!("Attached to {vm}, {port}")), Some(attachment.vm.clone()))
+            let message = format!("Attached to {vm}, {port}{}", pods::queue(world, name));
+            (make(Reason::AttachedToVirtualMachine, message), Some(attachment.vm.clone()))
         }
         // It is out; what is left of the attachment is on its way out too, and nobody needs to read of each step.
         _ if attachment.deleting => (make(Reason::Available, AVAILABLE.to_owned()), None),
@@ -57,8 +68,16 @@ pub(super) fn attached(
     }
 }
 
+/// What is said of a dead node whose pods are to end: Kubernetes waits for it, until a person says that it need not.
+pub(super) fn given_up(node: &NodeName) -> String {
+    format!(
+        "{}; if it is off for sure, delete it, or give it the taint node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+        dead(node)
+    )
+}
+
 /// Whether the attachment has only just begun, so that its steps are not worth writing down; asks to be woken when they are.
-fn young(world: &World, attachment: &Attachment, plan: &mut Plan) -> bool {
+pub(super) fn young(world: &World, attachment: &Attachment, plan: &mut Plan) -> bool {
     let until = attachment.created + UNDER_WAY_AFTER;
     if world.now < until {
         plan.wake(until);
@@ -67,20 +86,24 @@ fn young(world: &World, attachment: &Attachment, plan: &mut Plan) -> bool {
 }
 
 /// Says that, and why, there is no port for an attachment that needs one.
-fn no_free_port(world: &World, attachment: &Attachment) -> Option<String> {
+pub(super) fn no_free_port(world: &World, attachment: &Attachment) -> Option<String> {
     let hub = attachment.hub.filter(|_| attachment.unschedulable)?;
-    let node = &attachment.node;
-    let all = world.pools.get(node).map_or(0, |p| p.ports.iter().filter(|p| p.hub == hub).count());
-    let used = ports_used(world, attachment, hub);
-    match (all, used) {
+    let (node, kind) = (&attachment.node, hub.title());
+    let Some(pool) = world.pools.get(node) else {
+        return Some(format!("node {node} offers no USB/IP ports: check the pod of Patchbay's agent there"));
+    };
+    let all = pool.ports.iter().filter(|p| p.hub == hub).count();
+    match (all, ports_used(world, attachment, hub)) {
+        (0, _) if pool.ports.is_empty() => Some(format!(
+            "node {node} has no {kind} USB/IP ports: load the kernel module vhci-hcd there (modprobe vhci-hcd)"
+        )),
         (0, _) => Some(format!(
-            "node {node} has no {} USB/IP ports: load the kernel module vhci-hcd there (modprobe vhci-hcd)",
-            hub.title()
+            "all {kind} USB/IP ports of node {node} are used by something else (see usbip port there): free one, or move \
+             the virtual machine"
         )),
         (all, used) if used >= all => Some(format!(
-            "all {all} {} USB/IP ports of node {node} are in use: detach another {} device there, or move the virtual machine",
-            hub.title(),
-            hub.title()
+            "all {all} {kind} USB/IP ports of node {node} are in use: detach another {kind} device there, or move the \
+             virtual machine"
         )),
         _ => None,
     }
@@ -91,110 +114,16 @@ fn ports_used(world: &World, attachment: &Attachment, hub: Hub) -> usize {
 }
 
 /// The step an attachment is at.
-fn step(attachment: &Attachment) -> String {
+pub(super) fn step(attachment: &Attachment) -> String {
     match &attachment.plugged {
         Some(PluggedState::Waiting(text)) => text.clone(),
         Some(PluggedState::Failed(text)) => format!("{text}; trying again"),
+        Some(PluggedState::ClaimLost) => "a claim of its attachment was deleted: attaching it anew".to_owned(),
         Some(PluggedState::Unplugged) | None if attachment.unschedulable => {
             format!("its attachment pod cannot be scheduled to node {}", attachment.node)
         }
         Some(PluggedState::Unplugged) => "unplugged, to be plugged in again".to_owned(),
         Some(PluggedState::Plugged(port)) => port.to_string(),
         None => format!("waiting for the kubelet and the agent of node {}", attachment.node),
-    }
-}
-
-/// Publishes the status of every virtual machine.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
-    let wishes = wishes(world);
-    for ((namespace, name), vm) in world.vms.iter().filter(|(_, vm)| !vm.deleting) {
-        let phase = engine::phase(world, namespace, name, vm);
-        let pod = world.vm_pods.get(&(namespace.clone(), engine::pod_name(name)));
-        let entries = entries(world, namespace, name, vm, phase, &wishes, plan);
-        // While a device that was taken off the list is still in the guest, the list has not been fulfilled.
-        let listed = |e: &VmUsbStatus| vm.usb_devices.contains(&e.name);
-        let settled = entries.as_ref().is_some_and(|e| e.iter().all(listed));
-        let status = VmStatus {
-            phase: Some(phase),
-            node: pod.and_then(|p| p.node.clone()),
-            observed_generation: if settled { vm.generation } else { vm.status.observed_generation },
-            usb_devices: entries.unwrap_or_else(|| vm.status.usb_devices.clone()),
-        };
-        if status != vm.status {
-            plan.actions.push(Action::PublishVm { namespace: namespace.clone(), name: name.clone(), status });
-        }
-    }
-}
-
-/// The entries of `status.usbDevices`; None while steps are under way that are not worth writing down.
-fn entries(
-    world: &World,
-    namespace: &Namespace,
-    name: &VmName,
-    vm: &Vm,
-    phase: VmPhase,
-    wishes: &[Wish],
-    plan: &mut Plan,
-) -> Option<Vec<VmUsbStatus>> {
-    let mut entries = Vec::new();
-    let mut seen = BTreeSet::new();
-    for device in vm.usb_devices.iter().filter(|d| seen.insert((*d).clone())) {
-        let wish = wishes.iter().find(|w| w.device == *device && w.vm == *name && w.vm_pod.namespace == *namespace);
-        let ready = world.devices.contains_key(&(namespace.clone(), device.clone()))
-            && matches!(home(world, device), Presence::Ready { .. });
-        let entry =
-            |message: String| VmUsbStatus { name: device.clone(), attached: false, ready, address: None, message };
-        entries.push(match wish.map(|w| verdict(world, w)) {
-            None => entry(match phase {
-                VmPhase::Stopped => "the virtual machine is stopped".to_owned(),
-                _ => "waiting for the virtual machine to run".to_owned(),
-            }),
-            Some(Verdict::Attach { .. }) => return None,
-            Some(Verdict::Wait(wait)) => entry(explain(namespace, device, &wait)),
-            Some(Verdict::Kept(attachment)) => match held(world, attachment, ready) {
-                Some(held) => held,
-                None if no_free_port(world, attachment).is_none() && young(world, attachment, plan) => return None,
-                None => entry(no_free_port(world, attachment).unwrap_or_else(|| match home(world, device) {
-                    Presence::Absent { why } => why,
-                    _ => step(attachment),
-                })),
-            },
-        });
-    }
-    // A device that is no longer listed stays in the list for as long as it is in the guest.
-    let leaving = world
-        .attachments
-        .values()
-        .filter(|a| a.vm == *name && a.vm_pod.namespace == *namespace && !vm.usb_devices.contains(&a.device));
-    entries.extend(leaving.filter_map(|a| held(world, a, matches!(home(world, &a.device), Presence::Ready { .. }))));
-    Some(entries)
-}
-
-/// The entry of a device that is in the guest.
-fn held(world: &World, attachment: &Attachment, ready: bool) -> Option<VmUsbStatus> {
-    let absent = matches!(home(world, &attachment.device), Presence::Absent { .. });
-    match &attachment.plugged {
-        Some(PluggedState::Plugged(port)) if !absent => Some(VmUsbStatus {
-            name: attachment.device.clone(),
-            attached: true,
-            ready,
-            address: Some(port.clone()),
-            message: "attached".to_owned(),
-        }),
-        _ => None,
-    }
-}
-
-/// Why a wish waits, and what to do.
-fn explain(namespace: &Namespace, device: &DeviceName, wait: &Wait) -> String {
-    match wait {
-        Wait::NoDevice => format!(
-            "there is no USBDevice {device} in namespace {namespace}: an administrator assigns one by setting \
-             spec.assignedNamespace of the NodeUSBDevice to {namespace}"
-        ),
-        Wait::NotReady(why) => why.clone(),
-        Wait::Leaving => format!("USBDevice {device} is being taken from namespace {namespace}"),
-        Wait::HeldBy(vm) => format!("in use by virtual machine {vm}: it is attached here when released there"),
-        Wait::Settling => "waiting for the previous attachment to be cleaned up".to_owned(),
     }
 }

@@ -5,4 +5,6 @@
 mod attach;
 mod builder;
 mod devices;
+mod machines;
+mod pods;
 mod quiet;

@@ -1,6 +1,6 @@
 //! What the controller sees: everything the API server knows that matters to us, in our own words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,10 +30,16 @@ pub struct World {
     pub vm_pods: BTreeMap<(Namespace, PodName), VmPod>,
     /// Device claims of ours, by name.
     pub claims: BTreeMap<(Namespace, ClaimName), Claim>,
+    /// Claims of ordinary pods for devices of ours, made from a template or by hand.
+    pub pod_claims: BTreeMap<(Namespace, ClaimName), PodClaim>,
+    /// Claim templates of devices, by the name they share with the `USBDevice`.
+    pub templates: BTreeMap<(Namespace, DeviceName), Template>,
     /// Ports in use: how many of each half are allocated on each node.
     pub ports_used: BTreeMap<(NodeName, Hub), usize>,
+    /// Claims that hold a port.
+    pub port_claims: BTreeSet<(Namespace, ClaimName)>,
     /// Namespaces that have the claim template for a port of this half.
-    pub port_templates: std::collections::BTreeSet<(Namespace, Hub)>,
+    pub port_templates: BTreeSet<(Namespace, Hub)>,
     /// Attachment pods.
     pub attachments: BTreeMap<(Namespace, PodName), Attachment>,
 }
@@ -54,8 +60,13 @@ pub struct Pool {
     pub devices: Vec<Device>,
     /// Its vhci ports.
     pub ports: Vec<PortName>,
-    /// The names of the slices it is made of.
-    pub slices: Vec<String>,
+    /// The claims of ordinary pods whose device is in reach of their containers now.
+    pub in_use: BTreeSet<Uid>,
+    /// The names of the slices it is made of, and when each was created.
+    pub slices: BTreeMap<String, Seconds>,
+    /// Of its devices or of its ports there is no slice at all, not even an empty one: the agent has not published them yet,
+    /// or somebody has deleted what it had published. What is missing here is unknown, not absent.
+    pub silent: bool,
 }
 
 /// A `NodeUSBDevice`.
@@ -131,6 +142,8 @@ pub struct VmStatus {
     pub observed_generation: i64,
     /// One entry for each listed device, and for each that is still being unplugged.
     pub usb_devices: Vec<VmUsbStatus>,
+    /// Conditions in the order of [`crate::conditions::ConditionType`].
+    pub conditions: Vec<Condition>,
 }
 
 /// Where a virtual machine is in its life.
@@ -138,7 +151,7 @@ pub struct VmStatus {
 pub enum VmPhase {
     /// No pod yet, or the pod has no node.
     Pending,
-    /// The pod has a node; the machine is not running yet.
+    /// The pod has a node; the machine is not running yet, or not any more.
     Starting,
     /// The machine runs.
     Running,
@@ -178,6 +191,26 @@ pub struct VmPod {
     pub deleting: bool,
     /// What its phase says.
     pub state: PodState,
+    /// What keeps it from running.
+    pub trouble: Option<PodTrouble>,
+}
+
+/// What keeps the pod of a virtual machine from running. The words are those of whoever has tried.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PodTrouble {
+    /// kube-scheduler has found no node for it.
+    Unschedulable(String),
+    /// The kubelet cannot get its image.
+    NoImage(String),
+    /// The kubelet cannot start its container.
+    NotStarted(String),
+    /// Its container has ended, with this code, and is to be started again.
+    Ended {
+        /// The code.
+        code: i32,
+        /// The last words.
+        words: String,
+    },
 }
 
 /// What a pod's phase says.
@@ -204,6 +237,69 @@ pub struct Claim {
     pub node: NodeName,
 }
 
+/// A claim of an ordinary pod: it brings a device into the pod's containers, not into a virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodClaim {
+    /// Its uid.
+    pub uid: Uid,
+    /// When it was created.
+    pub created: Seconds,
+    /// The device whose template it was made from, by its object's name; None when it was made by hand.
+    pub made_for: Option<DeviceName>,
+    /// The pods it is reserved for; before that, the pod it was made for.
+    pub pods: Vec<PodName>,
+    /// What the scheduler has allocated; None while it waits.
+    pub allocated: Option<Allocated>,
+    /// What we have published in its status.
+    pub told: Option<ClaimReport>,
+}
+
+/// What is allocated to a pod's claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Allocated {
+    /// The node the device is plugged into.
+    pub home: NodeName,
+    /// The name it is published by.
+    pub device: DeviceName,
+    /// The node that holds a port for it, or the home node's token: where it is used. None when nothing says so.
+    pub node: Option<NodeName>,
+    /// The port; None when the device is local.
+    pub port: Option<PortName>,
+}
+
+/// What a pod's claim says of its device.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimReport {
+    /// The device is in reach of the containers.
+    pub attached: bool,
+    /// For people.
+    pub message: String,
+    /// Since when it is so, or not.
+    pub since: Seconds,
+}
+
+/// The claim template of a device: what a pod's claim made from it asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Template {
+    /// Its uid.
+    pub uid: Uid,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// The device it names.
+    pub content: TemplateContent,
+}
+
+/// Which device a template names. A template cannot be changed: another content is another template.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TemplateContent {
+    /// The node the device is plugged into.
+    pub node: NodeName,
+    /// The name it is published by.
+    pub dra_name: DeviceName,
+    /// The half of a vhci that a pod on another node needs a port of.
+    pub hub: Hub,
+}
+
 /// An attachment pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attachment {
@@ -223,6 +319,8 @@ pub struct Attachment {
     pub node: NodeName,
     /// The half of a vhci whose port it asks for; None for a local device.
     pub hub: Option<Hub>,
+    /// The claim for that port, once Kubernetes has made it.
+    pub port_claim: Option<ClaimName>,
     /// The scheduler could not place it.
     pub unschedulable: bool,
     /// What its phase says.

@@ -29,6 +29,7 @@ fn world(source: Source) -> Observed {
         device: "stick".into(),
         vm_pod: pod("vm"),
         wanted: true,
+        started: false,
         source: Some(source),
         reported: None,
         overdue: false,
@@ -58,8 +59,8 @@ fn put_into_guest(seen: &mut Observed, address: BusAddress) {
 fn perform(seen: &mut Observed, action: &Action) {
     match action {
         Action::Call { .. } => occupy(seen, Some(ADDRESS)),
-        Action::HangUp { attachment } => {
-            seen.calls.remove(attachment);
+        Action::HangUp { user } => {
+            seen.calls.remove(user);
         }
         Action::Plug { address, .. } => put_into_guest(seen, *address),
         Action::Unplug { vm_pod, device } => seen.machines.get_mut(vm_pod).unwrap().retain(|p| p.device != *device),
@@ -144,6 +145,39 @@ fn detaching_unplugs_then_frees_the_port_then_reports() {
 }
 
 #[test]
+fn a_device_is_held_until_it_is_out_of_the_guest_and_its_port_is_free() {
+    let none = Held::default();
+    let both = Held { claims: [claim().uid].into(), local: ["stick".into()].into() };
+    assert!(both.has(&claim().uid, &[]) && both.has(&"other".into(), &["stick".into()]));
+    assert!(!both.has(&"other".into(), &["key".into()]));
+    let mut seen = world(remote());
+    assert_eq!(held(&seen), none);
+    settle(&mut seen);
+    let of_claim = Held { claims: [claim().uid].into(), ..Held::default() };
+    assert_eq!(held(&seen), of_claim);
+    attachment(&mut seen).wanted = false;
+    for action in plan(&seen) {
+        perform(&mut seen, &action);
+        assert_eq!(held(&seen), of_claim, "after {action:?}");
+    }
+    settle(&mut seen);
+    assert_eq!(held(&seen), none);
+
+    let mut seen = world(Source::Local { device: "stick".into() });
+    seen.local.insert("stick".into(), ADDRESS);
+    settle(&mut seen);
+    assert_eq!(held(&seen), none, "its attachment has it, whatever claim another one had before");
+    attachment(&mut seen).wanted = false;
+    assert_eq!(held(&seen), Held { local: ["stick".into()].into(), ..Held::default() });
+    settle(&mut seen);
+    assert_eq!(held(&seen), none);
+    // The record of its claim is marked before the pod is seen to be on its way out.
+    attachment(&mut seen).source = None;
+    put_into_guest(&mut seen, ADDRESS);
+    assert_eq!(held(&seen), Held { local: ["stick".into()].into(), ..Held::default() });
+}
+
+#[test]
 fn an_attachment_pod_that_is_gone_leaves_nothing_behind() {
     let mut seen = world(remote());
     settle(&mut seen);
@@ -198,11 +232,68 @@ fn ports_of_somebody_else_are_left_alone() {
 }
 
 #[test]
+fn what_is_wrong_with_a_port_is_told_and_nothing_is_done_to_it() {
+    let occupied = Some(Occupied { address: Some(ADDRESS), stuck: true });
+    let cases = [
+        ("no such port", None, "port usb3-0 is not there: load the kernel module vhci-hcd (modprobe vhci-hcd)"),
+        (
+            "somebody else's",
+            Some(Port { occupied: occupied.clone(), record: None }),
+            "port usb3-0 is used by something else on this node (see usbip port): free it",
+        ),
+    ];
+    for (what, state, message) in cases {
+        // Before a call, and while one goes on.
+        for calls in [BTreeMap::new(), BTreeMap::from([(pod("attachment").uid, "asking".to_owned())])] {
+            let mut seen = world(remote());
+            seen.calls = calls;
+            seen.ports = state.clone().map(|s| (port(), s)).into_iter().collect();
+            attachment(&mut seen).overdue = true;
+            let report = Action::Report { pod: pod("attachment"), state: PluggedState::Waiting(message.to_owned()) };
+            assert_eq!(plan(&seen), [report], "{what}");
+        }
+    }
+}
+
+#[test]
 fn a_call_that_nobody_wants_is_given_up() {
     let mut seen = world(remote());
     seen.calls.insert(pod("attachment").uid, "in use".to_owned());
     attachment(&mut seen).wanted = false;
     assert!(matches!(plan(&seen).as_slice(), [Action::HangUp { .. }]));
+}
+
+#[test]
+fn a_record_is_not_forgotten_while_a_call_that_is_given_up_may_still_need_it() {
+    let mut seen = world(remote());
+    let uid = pod("attachment").uid;
+    seen.ports.insert(port(), Port { occupied: None, record: Some(claim().uid) });
+    seen.calls.insert(uid.clone(), "asking".to_owned());
+    attachment(&mut seen).wanted = false;
+    assert_eq!(plan(&seen), [Action::HangUp { user: uid.clone() }]);
+    seen.calls.remove(&uid);
+    assert_eq!(plan(&seen), [Action::Forget { port: port() }]);
+}
+
+#[test]
+fn a_pod_that_was_started_and_has_lost_a_claim_gives_its_device_back_and_says_so() {
+    let mut seen = world(remote());
+    settle(&mut seen);
+    attachment(&mut seen).source = None;
+    attachment(&mut seen).started = true;
+    let done = settle(&mut seen);
+    assert!(
+        matches!(
+            done.as_slice(),
+            [
+                Action::Report { state: PluggedState::ClaimLost, .. },
+                Action::Unplug { .. },
+                Action::Detach { .. },
+                Action::Forget { .. }
+            ]
+        ),
+        "{done:?}"
+    );
 }
 
 #[test]
@@ -258,6 +349,30 @@ fn a_call_waits_until_the_record_of_the_former_claim_is_forgotten() {
 }
 
 #[test]
+fn a_port_that_is_allocated_twice_stays_with_the_guest_that_has_it_until_that_one_is_out() {
+    // Whichever comes first in order.
+    for second in ["a", "z"] {
+        let mut seen = world(remote());
+        settle(&mut seen);
+        let mut other = attachment(&mut seen).clone();
+        let theirs = ClaimRef { namespace: "ns".into(), name: "usb-key".into(), uid: "their-uid".into() };
+        (other.pod, other.device, other.overdue, other.reported) = (pod(second), "key".into(), true, None);
+        other.source =
+            Some(Source::Remote { device: "key".into(), home: "node-1".into(), claim: theirs.clone(), port: port() });
+        seen.attachments.insert(other.pod.uid.clone(), other);
+        let wait = PluggedState::Waiting("port usb3-0 is being freed".to_owned());
+        assert_eq!(settle(&mut seen), [Action::Report { pod: pod(second), state: wait }]);
+        seen.attachments.remove(&pod("attachment").uid);
+        for _ in ["unplug", "detach", "forget"] {
+            let actions = plan(&seen);
+            assert!(!actions.iter().any(|a| matches!(a, Action::Call { .. })), "{actions:?}");
+            actions.iter().for_each(|a| perform(&mut seen, a));
+        }
+        assert!(matches!(plan(&seen).first(), Some(Action::Call { claim, .. }) if *claim == theirs));
+    }
+}
+
+#[test]
 fn a_device_that_changes_hands_on_one_node_leaves_the_first_guest_before_it_enters_the_second() {
     let mut seen = world(Source::Local { device: "stick".into() });
     seen.local.insert("stick".into(), ADDRESS);
@@ -273,5 +388,86 @@ fn a_call_that_another_one_has_made_needless_is_given_up() {
     settle(&mut seen);
     let uid = pod("attachment").uid;
     seen.calls.insert(uid.clone(), "in use".to_owned());
-    assert_eq!(plan(&seen), [Action::HangUp { attachment: uid }]);
+    assert_eq!(plan(&seen), [Action::HangUp { user: uid }]);
+}
+
+/// A node with one port, and the claim of an ordinary pod that wants the stick.
+fn pod_world(source: Source) -> Observed {
+    Observed {
+        pods: BTreeMap::from([(claim().uid, source)]),
+        ports: BTreeMap::from([(port(), Port { occupied: None, record: None })]),
+        ..Observed::default()
+    }
+}
+
+fn reach_of(seen: &Observed) -> Reach {
+    reach(seen).remove(&claim().uid).unwrap()
+}
+
+#[test]
+fn the_device_of_a_pod_is_called_and_stays_in_reach() {
+    let mut seen = pod_world(remote());
+    assert_eq!(reach_of(&seen), Reach::Away("asking node node-1 for the device".to_owned()));
+    let done = settle(&mut seen);
+    assert!(matches!(done.as_slice(), [Action::Call { user, .. }] if *user == claim().uid), "{done:?}");
+    assert_eq!(reach_of(&seen), Reach::Here(ADDRESS));
+    assert_eq!(plan(&seen), []);
+}
+
+#[test]
+fn the_device_of_a_pod_that_is_gone_is_given_back() {
+    let mut seen = pod_world(remote());
+    settle(&mut seen);
+    seen.pods.clear();
+    assert_eq!(settle(&mut seen), [Action::Detach { port: port() }, Action::Forget { port: port() }]);
+}
+
+#[test]
+fn a_call_for_a_pod_that_is_gone_is_given_up() {
+    let mut seen = pod_world(remote());
+    seen.calls.insert(claim().uid, "in use on node node-3".to_owned());
+    assert_eq!(plan(&seen), []);
+    assert_eq!(reach_of(&seen), Reach::Away("in use on node node-3".to_owned()));
+    seen.pods.clear();
+    assert_eq!(plan(&seen), [Action::HangUp { user: claim().uid }]);
+}
+
+#[test]
+fn a_pod_is_told_why_its_device_does_not_come() {
+    let mut seen = pod_world(remote());
+    seen.failures.insert(Step::Call(claim().uid), "node-1 does not answer".to_owned());
+    assert_eq!((plan(&seen), reach_of(&seen)), (vec![], Reach::Away("node-1 does not answer".to_owned())));
+}
+
+#[test]
+fn a_local_device_is_in_a_pods_reach_once_no_guest_has_it() {
+    let mut seen = pod_world(Source::Local { device: "stick".into() });
+    assert!(matches!(reach_of(&seen), Reach::Away(text) if text.contains("absent")));
+    seen.local.insert("stick".into(), ADDRESS);
+    put_into_guest(&mut seen, ADDRESS);
+    assert!(matches!(reach_of(&seen), Reach::Away(text) if text.contains("guest")));
+    settle(&mut seen);
+    assert_eq!(reach_of(&seen), Reach::Here(ADDRESS));
+}
+
+#[test]
+fn a_local_device_is_given_to_nobody_while_the_containers_of_a_pod_that_was_deleted_by_force_may_have_it() {
+    let local = Source::Local { device: "stick".into() };
+    let mut seen = world(local.clone());
+    seen.local.insert("stick".into(), ADDRESS);
+    seen.pods.insert("former".into(), local.clone());
+    let why = "waiting for the kubelet to end the pod that had the device before";
+    attachment(&mut seen).overdue = true;
+    let wait = PluggedState::Waiting(why.to_owned());
+    assert_eq!(settle(&mut seen), [Action::Report { pod: pod("attachment"), state: wait }]);
+    seen.pods.clear();
+    settle(&mut seen);
+    assert_eq!(attachment(&mut seen).reported, Some(PluggedState::Plugged(guest())));
+
+    let mut seen = pod_world(local.clone());
+    seen.local.insert("stick".into(), ADDRESS);
+    seen.pods.insert("former".into(), local);
+    assert_eq!(reach_of(&seen), Reach::Away(why.to_owned()));
+    seen.pods.remove(&Uid::new("former"));
+    assert_eq!(reach_of(&seen), Reach::Here(ADDRESS));
 }

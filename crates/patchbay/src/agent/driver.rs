@@ -1,20 +1,31 @@
 //! The DRA driver: what the kubelet has prepared before a pod starts.
 //!
 //! For an attachment this is a check and a reservation, nothing more, so it returns at once: the claim is in the journal then,
-//! and the importer's loop goes on from there.
+//! and the importer's loop goes on from there. For an ordinary pod it returns when the device is here and its containers can
+//! be given it; the importer's loop brings it, as soon as the journal says that it is wanted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kube::Client;
-use patchbay_core::names::{DeviceName, NodeName};
+use patchbay_api::claim::DEVICE_REQUEST;
+use patchbay_api::{keys, port, slice};
+use patchbay_core::importer::Held;
+use patchbay_core::names::{self, ClaimName, DeviceName, Namespace, NodeName, Uid};
 use patchbay_core::speed::PortName;
-use patchbay_dra::{AllocatedClaim, AllocatedDevice, ClaimRef, Driver, DriverError, Prepared, Record};
+use patchbay_dra::{AllocatedClaim, AllocatedDevice, ClaimRef, Driver, DriverError, Journal, Prepared, Record};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::containers::{Containers, Reaches};
 use super::evidence;
 use super::inventory::Inventory;
+use super::pod_use::PodUse;
 use super::records::Records;
+
+/// How long undoing waits for a device to be let go of. The kubelet asks again after an error.
+const LET_GO: Duration = Duration::from_secs(15);
 
 /// The driver of one node.
 pub(super) struct UsbDriver {
@@ -26,11 +37,19 @@ pub(super) struct UsbDriver {
     pub(super) inventory: watch::Receiver<Arc<Inventory>>,
     /// What is ours.
     pub(super) records: Records,
+    /// Gives devices to containers.
+    pub(super) containers: Containers,
+    /// How far the devices of pods are.
+    pub(super) reach: Reaches,
+    /// What this node has not let go of yet.
+    pub(super) held: watch::Receiver<Option<Held>>,
+    /// Which claims are prepared: told which of them have been checked.
+    pub(super) journal: Journal,
 }
 
 impl UsbDriver {
     async fn check(&self, namespace: &str, device: &AllocatedDevice) -> Result<(), DriverError> {
-        if device.pool == patchbay_api::slice::port_pool(&self.node) {
+        if device.pool == slice::port_pool(&self.node) {
             return self.check_port(&device.device);
         }
         let (home, name) = (NodeName::new(&device.pool), DeviceName::new(&device.device));
@@ -43,20 +62,61 @@ impl UsbDriver {
         }
     }
 
+    /// What a pod's containers get; for an attachment nothing.
+    async fn give(&self, claim: &AllocatedClaim) -> Result<Prepared, DriverError> {
+        let reference = names::ClaimRef {
+            namespace: Namespace::new(&claim.namespace),
+            name: ClaimName::new(&claim.name),
+            uid: Uid::new(&claim.uid),
+        };
+        let Some(wanted) = PodUse::read(&self.node, &reference, &claim.devices)? else {
+            return match lonely(&self.node, claim) {
+                Some(why) => Err(why.into()),
+                None => Ok(claim.devices.iter().map(|d| d.prepared(Vec::new())).collect::<Vec<_>>().into()),
+            };
+        };
+        // From here on the importer's loop brings the device.
+        if self.journal.records().get(&claim.uid).is_some_and(|record| record.data.is_null()) {
+            let checked = self.journal.set_data(&claim.uid, "checked".into()).await;
+            checked.map_err(|e| DriverError::caused_by(&e))?;
+        }
+        let (ids, given) = self.containers.give(&claim.uid, &wanted, self.reach.clone()).await?;
+        let answer = |d: &AllocatedDevice| {
+            let is_device = d.device == wanted.device().as_str() && d.pool != slice::port_pool(&self.node);
+            d.prepared(if is_device { ids.clone() } else { Vec::new() })
+        };
+        let data = serde_json::to_value(&given).map_err(|e| DriverError::caused_by(&e))?;
+        Ok(Prepared { devices: claim.devices.iter().map(answer).collect(), data: Some(data) })
+    }
+
+    /// Waits until a claim's device is out of the guest and its port is free.
+    async fn let_go(&self, claim: &Uid, record: &Record) -> Result<(), DriverError> {
+        let own = |d: &&AllocatedDevice| d.pool == self.node.as_str();
+        let local: Vec<_> = record.allocated.iter().filter(own).map(|d| DeviceName::new(&d.device)).collect();
+        let mut held = self.held.clone();
+        // Before the first look nothing is known to be free.
+        let free = |held: &Option<Held>| held.as_ref().is_some_and(|h| !h.has(claim, &local));
+        match timeout(LET_GO, held.wait_for(free)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                Err("its USB device is still in use on this node, and is being taken back".to_owned().into())
+            }
+        }
+    }
+
+    /// A port that is not there, or that somebody else has taken since it was allocated, is no error here: the importer's
+    /// loop says what is wrong, and goes on the moment it is right. The kubelet would try again only after a minute or two.
     fn check_port(&self, name: &str) -> Result<(), DriverError> {
+        if slice::is_token(name) {
+            return Ok(());
+        }
         let port: PortName =
             name.parse().map_err(|e: patchbay_core::speed::PortNameError| DriverError::caused_by(&e))?;
         let ours = self.records.facts().ports.contains_key(&port);
-        match self.inventory.borrow().is_free(port) {
-            Some(free) if free || ours => Ok(()),
-            Some(_) => {
-                Err(format!("USB/IP port {port} of node {} is used by something else: see usbip port", self.node)
-                    .into())
-            }
-            None => {
-                Err(format!("node {} has no USB/IP port {port}: load the kernel module vhci-hcd", self.node).into())
-            }
+        if !ours && self.inventory.borrow().is_free(port) != Some(true) {
+            tracing::warn!(port = %port, "a port that is not free was allocated: its device has to wait");
         }
+        Ok(())
     }
 }
 
@@ -66,16 +126,38 @@ impl Driver for UsbDriver {
             for device in &claim.devices {
                 self.check(&claim.namespace, device).await?;
             }
-            Ok(Prepared::from(claim.devices.iter().map(|d| d.prepared(Vec::new())).collect::<Vec<_>>()))
+            self.give(claim).await
         })
     }
 
     fn unprepare<'a>(
         &'a self,
-        _claim: &'a ClaimRef,
-        _record: Option<&'a Record>,
+        claim: &'a ClaimRef,
+        record: Option<&'a Record>,
     ) -> BoxFuture<'a, Result<(), DriverError>> {
-        // The record leaves the journal, and with it the claim's right to be plugged: the importer's loop does the rest.
-        Box::pin(std::future::ready(Ok(())))
+        // The record is marked by now, and with it the claim's right to its device: the importer's loop does the rest. Its pod
+        // is there until then, and so is the claim, which keeps the device from everybody else.
+        Box::pin(async move {
+            if let Some(record) = record {
+                self.let_go(&Uid::new(&claim.uid), record).await?;
+            }
+            self.containers.take(&claim.uid).await
+        })
     }
+}
+
+/// Why a claim that asks for one thing only is of no use to its pod; None when it is an attachment's.
+fn lonely(node: &NodeName, claim: &AllocatedClaim) -> Option<String> {
+    let of_attachment = [keys::DEVICE, keys::PORT].iter().any(|key| claim.labels.contains_key(*key));
+    let device = claim.devices.first().filter(|_| !of_attachment)?;
+    Some(if device.pool == slice::port_pool(node) {
+        "the claim asks for a port and for no device".to_owned()
+    } else {
+        format!(
+            "the claim asks for a USB device and for no port: make it from ResourceClaimTemplate {}, or add the request \
+             {:?} as that template has it beside {DEVICE_REQUEST:?}",
+            device.device,
+            port::PORT_REQUEST
+        )
+    })
 }

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use kube::Client;
 use patchbay_core::device::PortPath;
-use patchbay_core::home::{Bound, Keeping, Request, Verdict, authorise, keeping};
+use patchbay_core::home::{Request, Verdict, authorise, no_room};
 use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, Namespace, NodeName, Uid};
 use patchbay_link::{Granted, HangUp, Incoming, LinkError, Listener};
 use patchbay_usb::root::SysRoot;
 use patchbay_usb::scan;
 use patchbay_usbip::host::{self, ExportStatus, HostError};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
 use super::evidence;
@@ -24,13 +24,16 @@ use super::inventory::Inventory;
 use super::records::{Export, Records};
 use super::steps::{blocking, chain};
 
+pub(super) mod keep;
+
 /// A call that waits is judged again at least so often: rights may change without anybody telling us.
 const JUDGE_AGAIN: Duration = Duration::from_secs(5);
-/// Lent devices are looked at so often; more often while one is about to be called for again or to be returned.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// For how long there is no point in another try after one that has failed.
 const SETTLING: Duration = Duration::from_secs(1);
 /// How long the kernel may take to reset a device after its session.
 const RESET: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile.
+const POLL: Duration = Duration::from_millis(20);
 /// Calls that may wait at a time.
 const MAX_CALLS: usize = 256;
 
@@ -50,19 +53,40 @@ pub(super) struct Exports {
     pub(super) hang_up: HangUp,
     /// Something has changed: whoever waits looks again.
     pub(super) changed: watch::Sender<u64>,
-    /// Devices for which a grant is under way.
-    pub(super) granting: Mutex<BTreeSet<DeviceName>>,
+    /// Places that somebody works on.
+    pub(super) held: Mutex<BTreeSet<PortPath>>,
     /// Calls that have the right to a device and wait for it.
     pub(super) contenders: Mutex<BTreeMap<u64, Request>>,
 }
 
-/// A grant under way; ends with the value.
-struct Granting<'a>(&'a Exports, DeviceName);
+/// The right to change what usbip-host has in a place; ends with the value. The kernel does not survive a device that is
+/// bound while its place in the driver's table is being given up.
+struct Held<'a> {
+    exports: &'a Exports,
+    place: PortPath,
+    /// Something was done, so that whoever waits shall look again. What only looked must wake nobody, least of all itself.
+    acted: bool,
+}
 
-impl Drop for Granting<'_> {
+impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.granting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-        self.0.wake();
+        self.exports.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+        if self.acted {
+            self.exports.wake();
+        }
+    }
+}
+
+/// Why a device is not lent out now.
+struct Refusal {
+    why: String,
+    /// For how long there is no point in another try, whatever happens.
+    pause: Duration,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self { why, pause: Duration::ZERO }
     }
 }
 
@@ -93,19 +117,6 @@ pub(super) async fn serve(exports: Arc<Exports>, mut listener: Listener) {
     }
 }
 
-/// Takes back what nobody has a right to, for ever.
-pub(super) async fn keep(exports: Arc<Exports>) {
-    let mut changed = exports.changed.subscribe();
-    loop {
-        changed.borrow_and_update();
-        let unsettled = exports.look().await;
-        tokio::select! {
-            _ = changed.changed() => {}
-            () = sleep(if unsettled { SETTLING } else { LOOK_AGAIN }) => {}
-        }
-    }
-}
-
 impl Exports {
     /// Wakes whoever waits.
     pub(super) fn wake(&self) {
@@ -133,27 +144,31 @@ impl Exports {
         let mut said = String::new();
         loop {
             changed.borrow_and_update();
-            let reason = match self.judge(&request).await.unwrap_or_else(Verdict::Wait) {
+            let refusal = match self.judge(&request).await.unwrap_or_else(Verdict::Wait) {
                 Verdict::Deny(reason) => {
                     tracing::warn!(device = %request.device, peer = %request.peer, claim = %request.claim, reason, "denied");
                     return incoming.deny(&reason).await;
                 }
-                Verdict::Wait(reason) => reason,
+                Verdict::Wait(reason) => Refusal::from(reason),
                 Verdict::Grant => {
                     self.contenders.lock().unwrap_or_else(PoisonError::into_inner).insert(number, request.clone());
                     match self.lend(&request).await {
-                        Ok((granting, place)) => return self.grant(incoming, &request, &place, granting).await,
-                        Err(reason) => reason,
+                        Ok(held) => return self.grant(incoming, &request, held).await,
+                        Err(refusal) => refusal,
                     }
                 }
             };
-            if reason != said {
-                incoming.wait(&reason).await?;
-                said = reason;
+            if refusal.why != said {
+                incoming.wait(&refusal.why).await?;
+                said = refusal.why;
             }
+            let news = async {
+                sleep(refusal.pause).await;
+                changed.changed().await
+            };
             tokio::select! {
                 gone = incoming.hung_up() => return Err(gone),
-                _ = changed.changed() => {}
+                _ = news => {}
                 () = sleep(JUDGE_AGAIN) => {}
             }
         }
@@ -165,33 +180,80 @@ impl Exports {
     }
 
     /// Makes a device ready for the session of `request`: bound, free, and recorded.
-    async fn lend(&self, request: &Request) -> Result<(Granting<'_>, PortPath), String> {
+    async fn lend(&self, request: &Request) -> Result<Held<'_>, Refusal> {
         let device = &request.device;
-        if !self.granting.lock().unwrap_or_else(PoisonError::into_inner).insert(device.clone()) {
-            return Err("the device is being given to another session".to_owned());
-        }
-        let granting = Granting(self, device.clone());
         let scanned = self.inventory.borrow().device(device).cloned();
         let scanned = scanned.ok_or_else(|| format!("device {device} is not plugged into node {} now", self.node))?;
         if let Some(why) = scanned.host_use {
-            return Err(why);
+            return Err(why.into());
         }
         let place = scanned.attributes.port_path;
+        let mut held = self.hold_soon(&place).await?;
         if self.status(&place).await == Some(ExportStatus::Used) {
             self.free(&place, request).await?;
         }
-        let (root, records, path) = (self.root.clone(), self.records.clone(), place.clone());
-        let export = Export { device: device.clone(), claim: request.claim.clone(), peer: request.peer.clone() };
-        blocking(move || {
-            records.change(|f| drop(f.exports.insert(path.clone(), export))).map_err(|e| format!("records: {e}"))?;
-            if matches!(host::status(&root, &path), Ok(ExportStatus::Error)) {
-                host::release(&root, &path).map_err(|e| chain(&e))?;
+        self.reserve(&place, request).await?;
+        held.acted = true;
+        // A failed try wakes whoever waits, this very call too.
+        self.bind(&place).await.map_err(|why| Refusal { why, pause: SETTLING })?;
+        Ok(held)
+    }
+
+    /// Nobody else works on this place until the value is dropped; None while somebody does.
+    fn hold(&self, place: &PortPath) -> Option<Held<'_>> {
+        let free = self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone());
+        free.then(|| Held { exports: self, place: place.clone(), acted: false })
+    }
+
+    /// Like [`Self::hold`], but waits for those who only look at the place: they are done in a moment, and wake nobody.
+    async fn hold_soon(&self, place: &PortPath) -> Result<Held<'_>, String> {
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            match self.hold(place) {
+                Some(held) => return Ok(held),
+                None if Instant::now() < deadline => sleep(POLL).await,
+                None => return Err("the device is being given to another session, or back".to_owned()),
             }
-            host::bind(&root, &path).map_err(|e| chain(&e))
+        }
+    }
+
+    /// Records for whom a device is about to be bound, if the kernel has room for it.
+    async fn reserve(&self, place: &PortPath, request: &Request) -> Result<(), String> {
+        let (root, records, node, path) = (self.root.clone(), self.records.clone(), self.node.clone(), place.clone());
+        let export =
+            Export { device: request.device.clone(), claim: request.claim.clone(), peer: request.peer.clone() };
+        blocking(move || {
+            let bound = host::bound(&root).map_err(|e| chain(&e))?;
+            let table = host::table(&root).into_iter().collect();
+            let mut full = None;
+            // Counted and recorded in one step, so that of many calls at a time none takes another's place.
+            let recorded = records.change(|facts| {
+                let lent = facts.exports.keys().cloned().chain(bound).collect();
+                full = no_room(&node, &path, &lent, &table);
+                if full.is_none() {
+                    facts.exports.insert(path, export);
+                }
+            });
+            recorded.map_err(|e| format!("records: {e}"))?;
+            full.map_or(Ok(()), Err)
         })
-        .await?;
-        self.available(&place).await?;
-        Ok((granting, place))
+        .await
+    }
+
+    /// Binds a device to usbip-host, and waits until it can have a session.
+    async fn bind(&self, place: &PortPath) -> Result<(), String> {
+        if self.status(place).await == Some(ExportStatus::Error) {
+            self.release(place).await?;
+        }
+        let (root, path) = (self.root.clone(), place.clone());
+        blocking(move || host::bind(&root, &path).map_err(|e| chain(&e))).await?;
+        match self.settled(place).await? {
+            Some(ExportStatus::Available) => Ok(()),
+            None => Err("the device was pulled out".to_owned()),
+            Some(ExportStatus::Used | ExportStatus::Error) => {
+                Err("the kernel cannot reset the device: pull it out and put it back".to_owned())
+            }
+        }
     }
 
     /// Ends the session of a device if `request` may have it instead.
@@ -208,18 +270,12 @@ impl Exports {
             }
         }
         tracing::info!(device = %request.device, former = %former.peer, peer = %request.peer, "session cut for another");
-        let (root, path) = (self.root.clone(), place.clone());
-        blocking(move || host::end(&root, &path).map_err(|e| chain(&e))).await
+        self.end(place).await
     }
 
     /// Grants: the session is the kernel's when this returns.
-    async fn grant(
-        &self,
-        incoming: Incoming,
-        request: &Request,
-        place: &PortPath,
-        granting: Granting<'_>,
-    ) -> Result<(), LinkError> {
+    async fn grant(&self, incoming: Incoming, request: &Request, held: Held<'_>) -> Result<(), LinkError> {
+        let place = &held.place;
         let speed = self.inventory.borrow().device(&request.device).map(|d| d.attributes.speed);
         let (root, path) = (self.root.clone(), place.clone());
         // Asked after binding: the address is the one the session will use.
@@ -245,65 +301,8 @@ impl Exports {
             }
             Err(why) => tracing::warn!(device = %request.device, peer = %request.peer, why, "session not started"),
         }
-        drop(granting);
+        drop(held);
         Ok(())
-    }
-
-    /// Looks at every lent device once; true if one is about to change.
-    async fn look(&self) -> bool {
-        let mut unsettled = false;
-        for (place, export) in self.records.facts().exports {
-            let granting = self.granting.lock().unwrap_or_else(PoisonError::into_inner).contains(&export.device);
-            let status = self.status(&place).await;
-            if status.is_none() && !granting {
-                self.forget(&place).await;
-                continue;
-            }
-            let in_session = status == Some(ExportStatus::Used);
-            let request = Request { peer: export.peer, claim: export.claim, device: export.device };
-            // While the API server is silent everything stays as it is.
-            let Ok(verdict) = self.judge(&request).await else {
-                unsettled |= !in_session;
-                continue;
-            };
-            let contested = {
-                let contenders = self.contenders.lock().unwrap_or_else(PoisonError::into_inner);
-                contenders.values().any(|r| r.device == request.device && r.claim != request.claim)
-            };
-            let bound = Bound { in_session, granting, verdict: Some(verdict), contested };
-            let (root, path) = (self.root.clone(), place.clone());
-            let result = match keeping(&bound) {
-                Keeping::Keep => {
-                    // The kernel goes on showing a session for a moment after its end, and tells nobody when it stops.
-                    unsettled |= !in_session || bound.verdict != Some(Verdict::Grant);
-                    continue;
-                }
-                Keeping::Cut => blocking(move || host::end(&root, &path).map_err(|e| chain(&e))).await,
-                Keeping::Release => {
-                    let released = blocking(move || host::release(&root, &path).map_err(|e| chain(&e))).await;
-                    if released.is_ok() {
-                        self.forget(&place).await;
-                    }
-                    released
-                }
-            };
-            match result {
-                Ok(()) => tracing::info!(device = %request.device, peer = %request.peer, "taken back"),
-                Err(why) => {
-                    unsettled = true;
-                    tracing::warn!(device = %request.device, why, "not taken back; trying again");
-                }
-            }
-        }
-        unsettled
-    }
-
-    async fn forget(&self, place: &PortPath) {
-        let (records, path) = (self.records.clone(), place.clone());
-        let changed = blocking(move || records.change(|f| drop(f.exports.remove(&path))).map_err(|e| e.to_string()));
-        if let Err(why) = changed.await {
-            tracing::warn!(why, "records not written");
-        }
     }
 
     /// What a bound device is doing; None when it is gone or not bound.
@@ -317,29 +316,32 @@ impl Exports {
         status.await.unwrap_or(Some(ExportStatus::Error))
     }
 
-    /// Waits until a bound device has no session: after one the kernel resets it.
-    async fn available(&self, place: &PortPath) -> Result<(), String> {
+    /// Ends the session of a bound device, if it has one.
+    async fn end(&self, place: &PortPath) -> Result<(), String> {
+        let (root, path) = (self.root.clone(), place.clone());
+        blocking(move || host::end(&root, &path).map_err(|e| chain(&e))).await
+    }
+
+    /// Ends the session of a bound device, if it has one, and gives the device back to its host driver.
+    async fn release(&self, place: &PortPath) -> Result<(), String> {
+        self.end(place).await?;
+        self.settled(place).await?;
+        // The kernel's thread still puts away its last orders when it has said that it is done.
+        sleep(POLL).await;
+        let (root, path) = (self.root.clone(), place.clone());
+        blocking(move || host::release(&root, &path).map_err(|e| chain(&e))).await
+    }
+
+    /// Waits until the kernel has dealt with the end of a device's session: it resets the device, and tells nobody when it is
+    /// done. Then what the device is doing; None when it is gone.
+    async fn settled(&self, place: &PortPath) -> Result<Option<ExportStatus>, String> {
         let deadline = Instant::now() + RESET;
         while Instant::now() < deadline {
             match self.status(place).await {
-                Some(ExportStatus::Available) => return Ok(()),
-                None => return Err("the device was pulled out".to_owned()),
-                // The kernel tells nobody when it is done.
-                Some(ExportStatus::Used | ExportStatus::Error) => sleep(Duration::from_millis(20)).await,
+                Some(ExportStatus::Used) => sleep(POLL).await,
+                status => return Ok(status),
             }
         }
         Err("the kernel does not finish resetting the device: pull it out and put it back".to_owned())
-    }
-}
-
-/// Wakes the home side when a session ends.
-pub(super) async fn hang_ups(
-    exports: Arc<Exports>,
-    mut ended: tokio::sync::mpsc::UnboundedReceiver<u64>,
-    rescan: Arc<Notify>,
-) {
-    while ended.recv().await.is_some() {
-        exports.wake();
-        rescan.notify_one();
     }
 }

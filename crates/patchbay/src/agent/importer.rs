@@ -10,26 +10,25 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector;
 use patchbay_core::conditions::PluggedState;
-use patchbay_core::importer::{Action, Observed, Occupied, Port, Step, plan};
+use patchbay_core::importer::{Action, Held, Observed, Occupied, Port, Reach, Step, held, plan, reach};
 use patchbay_core::names::{NodeName, Uid};
-use patchbay_core::speed::PortName;
 use patchbay_dra::Records as Journal;
 use patchbay_usbip::status::{PortState, VhciPort};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::enumeration::Enumeration;
 use super::inventory::Inventory;
 use super::machines::Machines;
+use super::pod_use::PodUse;
 use super::pods;
 use super::records::Records;
-use super::steps::Steps;
+use super::steps::{Steps, publish};
 
 /// The net under the events.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// After so long people are told what an attachment waits for.
 const OVERDUE: Duration = Duration::from_secs(2);
-/// A device that has not come up behind its port for so long never will.
-const STUCK: Duration = Duration::from_secs(8);
 /// No step may take longer.
 const DEADLINE: Duration = Duration::from_secs(20);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
@@ -49,6 +48,10 @@ pub(super) struct Eyes {
     pub(super) records: Records,
     /// The monitors of virtual machines.
     pub(super) machines: Machines,
+    /// Told how far the devices of ordinary pods are.
+    pub(super) reach: watch::Sender<BTreeMap<Uid, Reach>>,
+    /// Told what this node has not let go of; None before the first look.
+    pub(super) held: watch::Sender<Option<Held>>,
 }
 
 /// What failed, and when it may be tried again.
@@ -84,7 +87,7 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
     let failures = Arc::new(Mutex::new(Failures::default()));
     let under_way: Arc<Mutex<Vec<Key>>> = Arc::default();
     let mut waiting_since: BTreeMap<Uid, Instant> = BTreeMap::new();
-    let mut enumerating: BTreeMap<PortName, Instant> = BTreeMap::new();
+    let mut enumeration = Enumeration::default();
     // Nothing is decided before the pods and the devices of this node are known: an empty store would read as "nobody wants
     // anything", an empty inventory as "every device has vanished".
     if eyes.pods.wait_until_ready().await.is_err() || eyes.inventory.changed().await.is_err() {
@@ -92,7 +95,9 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
     }
     loop {
         let now = Instant::now();
-        let seen = observe(&mut eyes, &steps, &failures, &mut waiting_since, &mut enumerating, now).await;
+        let seen = observe(&mut eyes, &steps, &failures, &mut waiting_since, &mut enumeration, now).await;
+        publish(&eyes.reach, reach(&seen));
+        publish(&eyes.held, Some(held(&seen)));
         for action in plan(&seen) {
             start(action, &eyes, &steps, &failures, &under_way, &wake);
         }
@@ -101,7 +106,7 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
             eyes.machines.retry_at(),
             failures.lock().unwrap_or_else(PoisonError::into_inner).next(now),
             waiting_since.values().map(|t| *t + OVERDUE).filter(|t| *t > now).min(),
-            enumerating.values().map(|t| *t + STUCK).filter(|t| *t > now).min(),
+            enumeration.next(now),
         ];
         tokio::select! {
             () = wake.notified() => {}
@@ -117,7 +122,7 @@ async fn observe(
     steps: &Steps,
     failures: &Mutex<Failures>,
     waiting_since: &mut BTreeMap<Uid, Instant>,
-    enumerating: &mut BTreeMap<PortName, Instant>,
+    enumeration: &mut Enumeration,
     now: Instant,
 ) -> Observed {
     let of_attachments = eyes.pods.state().iter().filter_map(|pod| pods::vm_pod(pod)).collect::<BTreeSet<_>>();
@@ -141,20 +146,20 @@ async fn observe(
     }
 
     let nameless = |p: &&VhciPort| p.state != PortState::Free && inventory.behind(p.name).is_none();
-    let names: BTreeSet<PortName> = inventory.ports.iter().filter(nameless).map(|p| p.name).collect();
-    enumerating.retain(|name, _| names.contains(name));
-    for name in names {
-        enumerating.entry(name).or_insert(now);
-    }
+    enumeration.see(&inventory.ports.iter().filter(nameless).map(|p| p.name).collect(), now);
     let ports = inventory.ports.iter().map(|port| {
         let address = inventory.behind(port.name);
-        let stuck = enumerating.get(&port.name).is_some_and(|since| now >= *since + STUCK);
+        let stuck = enumeration.is_stuck(port.name, now);
         let occupied = (port.state != PortState::Free).then_some(Occupied { address, stuck });
         (port.name, Port { occupied, record: facts.ports.get(&port.name).cloned() })
     });
     // A device that is bound to usbip-host is on its way to or from another node.
     let here = |d: &&(_, patchbay_usb::scan::Scanned)| d.1.driver.as_deref() != Some("usbip-host");
+    let pods = journal
+        .iter()
+        .filter_map(|(uid, record)| Some((Uid::new(uid), PodUse::of_record(&eyes.node, uid, record)?.source)));
     Observed {
+        pods: pods.collect(),
         ports: ports.collect(),
         local: inventory.devices.iter().filter(here).map(|(n, d)| (n.clone(), d.attributes.address)).collect(),
         attachments,
@@ -194,7 +199,7 @@ enum Key {
 
 fn key(action: &Action) -> Option<Key> {
     Some(match action {
-        Action::Call { pod, .. } => Key::Step(Step::Call(pod.uid.clone())),
+        Action::Call { user, .. } => Key::Step(Step::Call(user.clone())),
         Action::Plug { attachment, .. } => Key::Step(Step::Plug(attachment.clone())),
         Action::Unplug { vm_pod, device } => Key::Step(Step::Unplug(vm_pod.clone(), device.clone())),
         Action::Detach { port } | Action::Forget { port } => Key::Step(Step::Detach(*port)),
@@ -213,8 +218,8 @@ fn start(
     wake: &Arc<Notify>,
 ) {
     let Some(key) = key(&action) else {
-        if let Action::HangUp { attachment } = &action {
-            steps.hang_up(attachment);
+        if let Action::HangUp { user } = &action {
+            steps.hang_up(user);
         }
         return;
     };

@@ -65,10 +65,18 @@ impl Inventory {
         self.devices.iter().map(device).collect()
     }
 
-    /// The ports that are offered: those that are free or ours, up to [`MAX_PORTS`] of each half.
+    /// The ports that are offered, up to [`MAX_PORTS`] of each half: first ours, then those that are free. What something
+    /// else on this node uses is not offered.
     pub(super) fn offered(&self, facts: &Facts) -> Vec<&VhciPort> {
-        let ours = |p: &&VhciPort| p.state == PortState::Free || facts.ports.contains_key(&p.name);
-        let half = |hub| self.ports.iter().filter(move |p| p.name.hub == hub).filter(ours).take(MAX_PORTS);
+        let ours = |p: &VhciPort| facts.ports.contains_key(&p.name);
+        let half = |hub| {
+            let mut ports: Vec<_> = self.ports.iter().filter(|p| p.name.hub == hub).collect();
+            ports.retain(|p| ours(p) || p.state == PortState::Free);
+            ports.sort_by_key(|p| (!ours(p), p.name));
+            ports.truncate(MAX_PORTS);
+            ports.sort_by_key(|p| p.name);
+            ports
+        };
         Hub::ALL.into_iter().flat_map(half).collect()
     }
 }
@@ -146,5 +154,42 @@ fn tell(before: &Inventory, now: &Inventory) {
     }
     for problem in now.problems.iter().filter(|p| !before.problems.contains(p)) {
         tracing::warn!(problem, "not all can be read");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is offered of a half of twelve ports, of which these are in use and those are ours.
+    fn offered(used: &[u16], ours: &[u16]) -> Vec<u16> {
+        let name = |index| PortName { hub: Hub::Usb3, index };
+        let port = |index| VhciPort {
+            number: u32::from(index) + 12,
+            name: name(index),
+            state: if used.contains(&index) { PortState::NotAssigned } else { PortState::Free },
+        };
+        let inventory = Inventory { ports: (0..12).map(port).collect(), ..Inventory::default() };
+        let mut facts = Facts::default();
+        facts.ports.extend(ours.iter().map(|index| (name(*index), "claim".into())));
+        let offered = inventory.offered(&facts);
+        offered.into_iter().map(|p| p.name.index).collect()
+    }
+
+    #[test]
+    fn eight_ports_are_offered_whatever_number_the_kernel_has() {
+        assert_eq!(offered(&[], &[]), [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_port_that_something_else_uses_is_not_offered_and_another_one_is_instead() {
+        assert_eq!(offered(&[0, 3], &[]), [1, 2, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(offered(&[0, 1, 2, 3, 4, 5, 6], &[]), [7, 8, 9, 10, 11]);
+    }
+
+    #[test]
+    fn a_port_of_ours_stays_offered_when_one_before_it_comes_free() {
+        assert_eq!(offered(&[0, 8], &[8]), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(offered(&[8], &[8]), [0, 1, 2, 3, 4, 5, 6, 8]);
     }
 }

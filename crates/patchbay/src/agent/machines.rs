@@ -18,7 +18,9 @@ use tokio::time::{Instant, timeout};
 /// How long QEMU may take to answer one command.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long looking at one machine may take, so that a stuck one does not hold up the others.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(4);
+/// For so long a machine that is too busy to answer is taken to have what it had: it has lost nothing by being busy.
+const BUSY: Duration = Duration::from_secs(30);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const LAST_BACK_OFF: Duration = Duration::from_secs(5);
 
@@ -30,8 +32,14 @@ pub(super) struct Machines {
 }
 
 enum Connection {
-    Open { monitor: Monitor, _watcher: Watcher },
+    Open { monitor: Monitor, _watcher: Watcher, last: Option<Answer> },
     Closed { retry: Instant, back_off: Duration },
+}
+
+/// What a machine said last.
+struct Answer {
+    at: Instant,
+    plugged: Vec<Plugged>,
 }
 
 /// Waits for the end of a connection; it holds one itself, so it must end with ours.
@@ -59,23 +67,34 @@ impl Machines {
         Self { pods, wake, connections: BTreeMap::new() }
     }
 
-    /// What is plugged into each of the machines in the pods `asked`, as far as their monitors answer. Connections to others
-    /// are closed.
+    /// What is plugged into each of the machines in the pods `asked`, as far as their monitors answer, or have answered a
+    /// moment ago. Connections to others are closed.
     pub(super) async fn look(&mut self, asked: &BTreeSet<Uid>) -> BTreeMap<Uid, Vec<Plugged>> {
         self.connections.retain(|uid, _| asked.contains(uid));
         let mut found = BTreeMap::new();
         for uid in asked {
             let Some(monitor) = self.monitor(uid).await else { continue };
             match timeout(LOOK, usb::plugged(&monitor)).await {
-                Ok(Ok(plugged)) => drop(found.insert(uid.clone(), plugged.into_iter().map(translate).collect())),
+                Ok(Ok(plugged)) => {
+                    let plugged: Vec<_> = plugged.into_iter().map(translate).collect();
+                    if let Some(Connection::Open { last, .. }) = self.connections.get_mut(uid) {
+                        *last = Some(Answer { at: Instant::now(), plugged: plugged.clone() });
+                    }
+                    found.insert(uid.clone(), plugged);
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(pod = %uid, %error, "monitor of a virtual machine");
                     self.close(uid);
                 }
-                Err(_) => {
-                    tracing::warn!(pod = %uid, "the monitor of a virtual machine does not answer");
-                    self.close(uid);
-                }
+                Err(_) => match self.connections.get(uid) {
+                    Some(Connection::Open { last: Some(answer), .. }) if answer.at.elapsed() < BUSY => {
+                        found.insert(uid.clone(), answer.plugged.clone());
+                    }
+                    _ => {
+                        tracing::warn!(pod = %uid, "the monitor of a virtual machine does not answer");
+                        self.close(uid);
+                    }
+                },
             }
         }
         found
@@ -120,7 +139,8 @@ impl Machines {
                     watched.closed().await;
                     wake.notify_one();
                 }));
-                self.connections.insert(uid.clone(), Connection::Open { monitor: monitor.clone(), _watcher: watcher });
+                self.connections
+                    .insert(uid.clone(), Connection::Open { monitor: monitor.clone(), _watcher: watcher, last: None });
                 Some(monitor)
             }
             failed => {

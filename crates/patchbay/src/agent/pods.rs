@@ -9,6 +9,7 @@ use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
 use patchbay_api::attachment::{self, Claims};
 use patchbay_api::keys;
+use patchbay_core::controller::world::PodState;
 use patchbay_core::importer::{Attachment, Source};
 use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, NodeName, PodRef, Uid};
 use patchbay_core::speed::PortName;
@@ -49,6 +50,7 @@ pub(super) fn attachments(
         let uid = this.uid.clone();
         let attachment = Attachment {
             wanted: attachment::wants_plugged(pod),
+            started: seen.state == PodState::Running && !unfinished(&this, &claims, journal),
             source: source(node, &this, &claims, seen.hub.is_some(), journal),
             device: seen.device,
             vm_pod: seen.vm_pod,
@@ -73,6 +75,15 @@ fn source(node: &NodeName, pod: &PodRef, claims: &Claims, remote: bool, journal:
     let port: PortName = port.prepared.first()?.device.parse().ok()?;
     let claim = ClaimRef { namespace: pod.namespace.clone(), name: ClaimName::new(&record.name), uid: Uid::new(uid) };
     Some(Source::Remote { device, home, claim, port })
+}
+
+/// Whether a claim of a pod is to be prepared again. After a reboot the API server shows the pod as it was before for a while,
+/// and the kubelet asks once more before it starts it again.
+fn unfinished(pod: &PodRef, claims: &Claims, journal: &Journal) -> bool {
+    let named = |claim: &ClaimName| {
+        journal.unfinished().any(|(_, r)| r.namespace == pod.namespace.as_str() && r.name == claim.as_str())
+    };
+    named(&claims.device) || claims.port.as_ref().is_some_and(named)
 }
 
 /// The prepared record of a claim, by its name in the pod's namespace.

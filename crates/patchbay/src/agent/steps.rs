@@ -16,7 +16,7 @@ use patchbay_core::conditions::{PluggedState, Seconds};
 use patchbay_core::importer::{Action, Attachment};
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 use patchbay_core::speed::{PortName, Speed};
-use patchbay_link::{Claim, Granted, Identity, Import, call};
+use patchbay_link::{Claim, Granted, Identity, Import, LinkError, call};
 use patchbay_qmp::{Monitor, usb};
 use patchbay_usb::root::SysRoot;
 use patchbay_usbip::vhci;
@@ -60,6 +60,9 @@ pub(super) struct Steps {
 pub(super) struct Call {
     word: String,
     hang_up: Arc<HangUp>,
+    /// Where its session goes.
+    port: PortName,
+    granted: bool,
 }
 
 /// Ends a call from outside.
@@ -82,7 +85,7 @@ impl HangUp {
 
 /// What a call is about.
 struct Wanted<'a> {
-    pod: &'a PodRef,
+    user: &'a Uid,
     device: &'a DeviceName,
     home: &'a NodeName,
     claim: &'a ClaimRef,
@@ -90,15 +93,16 @@ struct Wanted<'a> {
 }
 
 impl Steps {
-    /// The calls under way, with the home agent's last word.
+    /// The calls under way, with the home agent's last word. A call that was granted is none any more: it has become a
+    /// session, which the plan finds at its port.
     pub(super) fn calls(&self) -> BTreeMap<Uid, String> {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.iter().map(|(uid, call)| (uid.clone(), call.word.clone())).collect()
+        calls.iter().filter(|(_, call)| !call.granted).map(|(uid, call)| (uid.clone(), call.word.clone())).collect()
     }
 
     /// Gives up a call.
-    pub(super) fn hang_up(&self, attachment: &Uid) {
-        if let Some(call) = self.calls.lock().unwrap_or_else(PoisonError::into_inner).get(attachment) {
+    pub(super) fn hang_up(&self, user: &Uid) {
+        if let Some(call) = self.calls.lock().unwrap_or_else(PoisonError::into_inner).get(user) {
             call.hang_up.ask();
         }
     }
@@ -121,11 +125,11 @@ impl Steps {
     pub(super) async fn perform(&self, action: &Action, monitor: Option<Monitor>) -> Result<(), String> {
         let monitor = || monitor.ok_or_else(|| "the virtual machine's monitor does not answer".to_owned());
         match action {
-            Action::Call { pod, device, home, claim, port } => {
-                self.call(&Wanted { pod, device, home, claim, port: *port }).await
+            Action::Call { user, device, home, claim, port } => {
+                self.call(&Wanted { user, device, home, claim, port: *port }).await
             }
-            Action::HangUp { attachment } => {
-                self.hang_up(attachment);
+            Action::HangUp { user } => {
+                self.hang_up(user);
                 Ok(())
             }
             Action::Plug { vm_pod, device, address, .. } => {
@@ -153,10 +157,9 @@ impl Steps {
                 tracing::info!(port = %port, "port freed");
                 self.shown(port, true).await
             }
-            Action::Forget { port } => {
-                let port = *port;
-                self.change(move |facts| drop(facts.ports.remove(&port))).await
-            }
+            // A call that was granted writes its record before the kernel shows its session.
+            Action::Forget { port } if self.is_called_for(*port) => Ok(()),
+            Action::Forget { port } => self.disown(*port).await,
             Action::Report { pod, state } => self.report(pod, state).await,
         }
     }
@@ -164,20 +167,28 @@ impl Steps {
     /// Asks the home agent for a device until it grants, denies, or the call is given up; attaches the session.
     async fn call(&self, wanted: &Wanted<'_>) -> Result<(), String> {
         let hang_up = Arc::new(HangUp::default());
-        let call = Call { word: format!("asking node {} for the device", wanted.home), hang_up: hang_up.clone() };
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted.pod.uid.clone(), call);
+        let word = format!("asking node {} for the device", wanted.home);
+        let call = Call { word, hang_up: hang_up.clone(), port: wanted.port, granted: false };
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted.user.clone(), call);
         let granted = tokio::select! {
-            granted = self.dial(wanted) => granted.map(Some),
+            // While the call lasts the port is nobody's: with the record of a session that has ended, what somebody else
+            // attaches to it meanwhile would be taken for ours.
+            granted = async { self.disown(wanted.port).await?; self.dial(wanted).await } => granted.map(Some),
             () = hang_up.notify.notified() => Ok(None),
         };
         // From here on the call is not given up midway: what is attached is recorded, and taken back in order.
         let result = match granted {
-            Ok(Some((granted, socket))) => self.attach(wanted, &granted, socket).await,
+            Ok(Some((granted, socket))) => {
+                if let Some(call) = self.calls.lock().unwrap_or_else(PoisonError::into_inner).get_mut(wanted.user) {
+                    call.granted = true;
+                }
+                self.attach(wanted, &granted, socket).await
+            }
             Ok(None) => Ok(()),
             Err(why) => Err(why),
         };
         let result = if hang_up.is_asked() { self.take_back(wanted).await } else { result };
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&wanted.pod.uid);
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(wanted.user);
         result
     }
 
@@ -190,14 +201,18 @@ impl Steps {
             uid: wanted.claim.uid.to_string(),
         };
         let import = Import { claim, pool: wanted.home.to_string(), device: wanted.device.to_string() };
-        let (uid, calls, wake) = (&wanted.pod.uid, &self.calls, &self.wake);
+        let (uid, calls, wake) = (wanted.user, &self.calls, &self.wake);
         let on_wait = |reason: String| {
             if let Some(call) = calls.lock().unwrap_or_else(PoisonError::into_inner).get_mut(uid) {
                 call.word = reason;
                 wake.notify_one();
             }
         };
-        call(address, wanted.home.as_str(), &self.identity, import, on_wait).await.map_err(|e| chain(&e))
+        call(address, wanted.home.as_str(), &self.identity, import, on_wait).await.map_err(|error| match error {
+            // Says by itself who it was.
+            LinkError::Denied { .. } => chain(&error),
+            _ => format!("the agent of node {} cannot be called: {}", wanted.home, chain(&error)),
+        })
     }
 
     /// Gives the session to vhci.
@@ -211,11 +226,33 @@ impl Steps {
             (self.root.clone(), self.records.clone(), wanted.port, wanted.claim.uid.clone());
         blocking(move || {
             records.change(|facts| drop(facts.ports.insert(port, uid))).map_err(|e| format!("records: {e}"))?;
-            vhci::attach(&root, port, socket.as_fd(), devid, speed).map_err(|e| e.to_string())
+            vhci::attach(&root, port, socket.as_fd(), devid, speed).map_err(|error| {
+                // Nothing of ours is attached; what is there is somebody else's.
+                let forgotten = records.change(|facts| drop(facts.ports.remove(&port)));
+                forgotten.map_or_else(|e| format!("{error}; records: {e}"), |()| error.to_string())
+            })
         })
         .await?;
         tracing::info!(device = %wanted.device, home = %wanted.home, port = %port, claim = %wanted.claim, "imported");
         self.shown(port, false).await
+    }
+
+    /// Whether a call is under way whose session is to go to a port, or has just gone there.
+    fn is_called_for(&self, port: PortName) -> bool {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.values().any(|call| call.port == port)
+    }
+
+    /// Forgets what a port was used for, once it is free.
+    async fn disown(&self, port: PortName) -> Result<(), String> {
+        let (root, records) = (self.root.clone(), self.records.clone());
+        blocking(move || {
+            if records.facts().ports.contains_key(&port) && !vhci::is_free(&root, port) {
+                return Err(format!("port {port} is not free yet"));
+            }
+            records.change(|facts| drop(facts.ports.remove(&port))).map_err(|e| format!("records: {e}"))
+        })
+        .await
     }
 
     /// Frees the port of a call that was given up.
@@ -287,6 +324,15 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(e.to_string()))
+}
+
+/// Tells `value` to whoever watches, if it is another than before.
+pub(super) fn publish<T: PartialEq>(to: &watch::Sender<T>, value: T) {
+    to.send_if_modified(|now| {
+        let changed = *now != value;
+        *now = value;
+        changed
+    });
 }
 
 /// An error with its causes, in one line.

@@ -15,8 +15,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
 use patchbay_api::claim::NewClaim;
 use patchbay_api::{
-    NodeUSBDevice, USBDevice, VirtualMachine, attachment, claim, keys, node_device, port, usb_device, virtual_machine,
-    vm_pod,
+    NodeUSBDevice, USBDevice, VirtualMachine, attachment, claim, keys, node_device, port, template, usb_device,
+    virtual_machine, vm_pod,
 };
 use patchbay_core::controller::Action;
 use patchbay_core::names::{Namespace, Uid};
@@ -104,6 +104,17 @@ impl Actor {
             }
             Action::CreatePortTemplate { namespace, hub } => {
                 create(self.within::<ResourceClaimTemplate>(namespace), port::template(namespace, *hub)).boxed()
+            }
+            Action::CreateTemplate { namespace, device, content, owner } => {
+                let template = template::build(namespace, device, content, owner);
+                create(self.within::<ResourceClaimTemplate>(namespace), template).boxed()
+            }
+            Action::DeleteTemplate { namespace, device, uid } => {
+                delete(self.within::<ResourceClaimTemplate>(namespace), device.to_string(), Some(uid.clone())).boxed()
+            }
+            Action::PublishClaim { namespace, claim, device: (home, device), report } => {
+                let patch = claim::report_patch((namespace, claim), uid.as_ref(), (home, device), report);
+                publish(self.within::<ResourceClaim>(namespace), claim.to_string(), patch).boxed()
             }
             Action::CreateAttachment(new) => {
                 create(self.within::<Pod>(&new.vm_pod.namespace), attachment::build(new, &self.image)).boxed()

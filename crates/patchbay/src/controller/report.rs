@@ -106,6 +106,13 @@ impl<'a> Line<'a> {
             Action::CreatePortTemplate { namespace, hub } => {
                 Self { what: "create port template", namespace: Some(namespace), name: Some(hub.as_str()), ..none }
             }
+            Action::CreateTemplate { namespace, device, content, .. } => {
+                Self { node: Some(&content.node), ..local("create template", namespace, device) }
+            }
+            Action::DeleteTemplate { namespace, device, .. } => local("delete template", namespace, device),
+            Action::PublishClaim { namespace, claim, device: (home, device), .. } => {
+                Self { claim: Some(claim), node: Some(home), ..local("publish claim", namespace, device) }
+            }
             Action::CreateAttachment(new) => Self {
                 node: Some(&new.node),
                 vm: Some(&new.vm),

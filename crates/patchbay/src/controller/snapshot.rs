@@ -1,5 +1,6 @@
 //! All caches together, and the world they show.
 
+use patchbay_api::claim::{Role, Seen as ClaimSeen};
 use patchbay_api::slice::{Pools, Slice};
 use patchbay_api::virtual_machine::Machine;
 use patchbay_core::conditions::Seconds;
@@ -22,8 +23,8 @@ pub(super) struct Caches {
     vms: Cache<VmValue>,
     vm_pods: Cache<((Namespace, PodName), world::VmPod)>,
     attachments: Cache<((Namespace, PodName), world::Attachment)>,
-    claims: Cache<((Namespace, ClaimName), world::Claim)>,
-    port_claims: Cache<Vec<(NodeName, Hub)>>,
+    claims: Cache<((Namespace, ClaimName), ClaimSeen)>,
+    templates: Cache<((Namespace, DeviceName), world::Template)>,
     port_templates: Cache<(Namespace, Hub)>,
     pools: Pools,
 }
@@ -50,7 +51,7 @@ impl Caches {
             Seen::VmPod(delta) => self.vm_pods.apply(delta),
             Seen::Attachment(delta) => self.attachments.apply(delta),
             Seen::Claim(delta) => self.claims.apply(delta),
-            Seen::PortClaim(delta) => self.port_claims.apply(delta),
+            Seen::Template(delta) => self.templates.apply(delta),
             Seen::PortTemplate(delta) => self.port_templates.apply(delta),
         }
     }
@@ -66,7 +67,7 @@ impl Caches {
             && self.vm_pods.synced()
             && self.attachments.synced()
             && self.claims.synced()
-            && self.port_claims.synced()
+            && self.templates.synced()
             && self.port_templates.synced()
     }
 
@@ -81,13 +82,23 @@ impl Caches {
             devices: self.devices.values().cloned().collect(),
             vms: self.vms.values().map(|(key, vm, _)| (key.clone(), vm.clone())).collect(),
             vm_pods: self.vm_pods.values().cloned().collect(),
-            claims: self.claims.values().cloned().collect(),
+            templates: self.templates.values().cloned().collect(),
             attachments: self.attachments.values().cloned().collect(),
             port_templates: self.port_templates.values().cloned().collect(),
             ..World::default()
         };
-        for port in self.port_claims.values().flatten() {
-            *world.ports_used.entry(port.clone()).or_default() += 1;
+        for (key, claim) in self.claims.values() {
+            if !claim.ports.is_empty() {
+                world.port_claims.insert(key.clone());
+            }
+            for port in &claim.ports {
+                *world.ports_used.entry(port.clone()).or_default() += 1;
+            }
+            match &claim.role {
+                Role::Device(claim) => drop(world.claims.insert(key.clone(), claim.clone())),
+                Role::Pod(claim) => drop(world.pod_claims.insert(key.clone(), claim.clone())),
+                Role::Other => {}
+            }
         }
         world
     }
@@ -102,6 +113,7 @@ impl Caches {
             Kind::Attachment => look(&self.attachments, &target.key),
             Kind::Claim => look(&self.claims, &target.key),
             Kind::PortTemplate => look(&self.port_templates, &target.key),
+            Kind::Template => look(&self.templates, &target.key),
             Kind::Slice => look(&self.slices, &target.key),
         }
     }
@@ -120,7 +132,7 @@ fn look<V: PartialEq>(cache: &Cache<V>, key: &ObjectKey) -> Look {
 
 #[cfg(test)]
 mod tests {
-    use patchbay_api::slice::Contents;
+    use patchbay_api::slice::{Contents, Ports};
     use patchbay_core::controller::world::{Node, Pool};
 
     use super::super::cache::Delta;
@@ -145,7 +157,7 @@ mod tests {
             Seen::VmPod(Delta::End),
             Seen::Attachment(Delta::End),
             Seen::Claim(Delta::End),
-            Seen::PortClaim(Delta::End),
+            Seen::Template(Delta::End),
             Seen::PortTemplate(Delta::End),
         ] {
             assert!(!caches.synced());
@@ -162,14 +174,20 @@ mod tests {
     }
 
     #[test]
-    fn ports_in_use_are_counted_by_node_and_half() {
+    fn ports_in_use_are_counted_by_node_and_half_and_their_claims_known() {
         let mut caches = Caches::default();
         let port = |node: &str, hub| (NodeName::new(node), hub);
-        caches.apply(Seen::PortClaim(put("a", "1", vec![port("node-1", Hub::Usb2)])));
-        caches.apply(Seen::PortClaim(put("b", "1", vec![port("node-1", Hub::Usb2), port("node-2", Hub::Usb2)])));
-        caches.apply(Seen::PortClaim(put("b", "2", vec![])));
-        let used = caches.world(0).ports_used;
-        assert_eq!(used, [(port("node-1", Hub::Usb2), 2), (port("node-2", Hub::Usb2), 1)].into());
+        let mut claim = |namespace: &str, name: &str, ports| {
+            let key = (Namespace::new(namespace), ClaimName::new(name));
+            caches.apply(Seen::Claim(put(namespace, name, (key, ClaimSeen { role: Role::Other, ports }))));
+        };
+        claim("a", "1", vec![port("node-1", Hub::Usb2)]);
+        claim("b", "1", vec![port("node-1", Hub::Usb2), port("node-2", Hub::Usb2)]);
+        claim("b", "2", vec![]);
+        let world = caches.world(0);
+        assert_eq!(world.ports_used, [(port("node-1", Hub::Usb2), 2), (port("node-2", Hub::Usb2), 1)].into());
+        let holders: Vec<_> = world.port_claims.iter().map(|(ns, name)| (ns.as_str(), name.as_str())).collect();
+        assert_eq!(holders, [("a", "1"), ("b", "1")]);
     }
 
     #[test]
@@ -178,16 +196,18 @@ mod tests {
         let slice = |name: &str, generation, count| Slice {
             name: name.to_owned(),
             node: "node-1".into(),
+            created: 7,
             generation,
             count,
-            contents: Contents::Ports(vec!["usb2-0".parse().unwrap()]),
+            contents: Contents::Ports(Ports { ports: vec!["usb2-0".parse().unwrap()], ..Ports::default() }),
             skipped: vec![],
         };
         caches.apply(Seen::Slice(put("", "old", slice("old", 1, 1))));
         let ports = vec!["usb2-0".parse().unwrap()];
         let pool = |slices: &[&str]| Pool {
             ports: ports.clone(),
-            slices: slices.iter().map(|s| (*s).to_owned()).collect(),
+            slices: slices.iter().map(|s| ((*s).to_owned(), 7)).collect(),
+            silent: true,
             ..Pool::default()
         };
         assert_eq!(caches.world(0).pools, [("node-1".into(), pool(&["old"]))].into());

@@ -17,6 +17,7 @@ pub(super) enum Kind {
     Attachment,
     Claim,
     PortTemplate,
+    Template,
     Slice,
 }
 
@@ -53,6 +54,10 @@ impl Target {
             Action::CreatePortTemplate { namespace, hub } => {
                 Self::in_namespace(Kind::PortTemplate, namespace, port::template_name(*hub))
             }
+            Action::CreateTemplate { namespace, device, .. } | Action::DeleteTemplate { namespace, device, .. } => {
+                Self::in_namespace(Kind::Template, namespace, device)
+            }
+            Action::PublishClaim { namespace, claim, .. } => Self::in_namespace(Kind::Claim, namespace, claim),
             Action::CreateAttachment(new) => Self::in_namespace(Kind::Attachment, &new.vm_pod.namespace, &new.name),
             Action::DeleteAttachment { namespace, name, .. } => Self::in_namespace(Kind::Attachment, namespace, name),
             Action::CreateVmPod { namespace, pod, .. } => Self::in_namespace(Kind::VmPod, namespace, pod),
@@ -78,6 +83,9 @@ pub(super) fn is_done(action: &Action, world: &World) -> bool {
         Action::PublishNodeDevice { name, status } => world.node_devices.get(name).is_some_and(|d| d.status == *status),
         Action::PublishDevice { namespace, name, status } => {
             world.devices.get(&(namespace.clone(), name.clone())).is_some_and(|d| d.status == *status)
+        }
+        Action::PublishClaim { namespace, claim, report, .. } => {
+            world.pod_claims.get(&(namespace.clone(), claim.clone())).is_some_and(|c| c.told.as_ref() == Some(report))
         }
         Action::PublishVm { namespace, name, status } => {
             world.vms.get(&(namespace.clone(), name.clone())).is_some_and(|v| v.status == *status)

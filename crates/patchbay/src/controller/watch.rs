@@ -1,6 +1,9 @@
 //! The watches: one for each kind of object, all in one stream.
 //!
-//! Pods and claims are chosen by label and slices by driver, so that what others run in the cluster costs nothing here.
+//! Pods are chosen by label and slices by driver, so that what others run in the cluster costs nothing here. Claims are all
+//! watched, because anybody may write one for a device of ours; of other drivers' claims nothing but the name is kept.
+
+use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll, StreamExt, select_all};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -12,7 +15,7 @@ use kube::{Api, Client, Resource};
 use patchbay_api::virtual_machine::Machine;
 use patchbay_api::{
     NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, attachment, claim, keys, namespace, node, node_device, port,
-    slice, usb_device, virtual_machine, vm_pod,
+    slice, template, usb_device, virtual_machine, vm_pod,
 };
 use patchbay_core::DRIVER;
 use patchbay_core::controller::world;
@@ -22,6 +25,12 @@ use serde::de::DeserializeOwned;
 
 use super::cache::Delta;
 use super::report;
+
+/// How long a watch lasts before it is begun anew where it was. A connection that has died without a word is noticed then.
+pub(super) const LASTS: Duration = Duration::from_secs(30);
+
+/// HTTP 410: the version a watch would go on from is no longer there.
+const GONE: u16 = 410;
 
 /// A virtual machine: its key, what the planner needs, what its pod is made from.
 pub(super) type VmValue = ((names::Namespace, VmName), world::Vm, Machine);
@@ -37,15 +46,15 @@ pub(super) enum Seen {
     Vm(Delta<VmValue>),
     VmPod(Delta<((names::Namespace, PodName), world::VmPod)>),
     Attachment(Delta<((names::Namespace, PodName), world::Attachment)>),
-    Claim(Delta<((names::Namespace, ClaimName), world::Claim)>),
-    PortClaim(Delta<Vec<(NodeName, Hub)>>),
+    Claim(Delta<((names::Namespace, ClaimName), claim::Seen)>),
     PortTemplate(Delta<(names::Namespace, Hub)>),
+    Template(Delta<((names::Namespace, DeviceName), world::Template)>),
 }
 
 /// All watches. They never end: what fails is tried again with growing pauses.
 pub(super) fn all(client: &Client) -> SelectAll<BoxStream<'static, Seen>> {
-    let every = watcher::Config::default;
-    let labelled = |key: &str| watcher::Config::default().labels(key);
+    let every = || watcher::Config { timeout: u32::try_from(LASTS.as_secs()).ok(), ..watcher::Config::default() };
+    let labelled = |key: &str| every().labels(key);
     select_all([
         stream(Api::<Node>::all(client.clone()), every(), node::read, Seen::Node),
         // Only the metadata is fetched.
@@ -61,13 +70,18 @@ pub(super) fn all(client: &Client) -> SelectAll<BoxStream<'static, Seen>> {
         stream(Api::<VirtualMachine>::all(client.clone()), every(), virtual_machine::read, Seen::Vm),
         stream(Api::<Pod>::all(client.clone()), labelled(keys::VM_NAME), vm_pod::read, Seen::VmPod),
         stream(Api::<Pod>::all(client.clone()), labelled(keys::ATTACHMENT), attachment::read, Seen::Attachment),
-        stream(Api::<ResourceClaim>::all(client.clone()), labelled(keys::DEVICE), claim::read, Seen::Claim),
-        stream(Api::<ResourceClaim>::all(client.clone()), labelled(keys::PORT), read_port_claim, Seen::PortClaim),
+        stream(Api::<ResourceClaim>::all(client.clone()), every(), claim::read, Seen::Claim),
         stream(
             Api::<ResourceClaimTemplate>::all(client.clone()),
             labelled(keys::PORT),
             port::read_template,
             Seen::PortTemplate,
+        ),
+        stream(
+            Api::<ResourceClaimTemplate>::all(client.clone()),
+            labelled(keys::TEMPLATE),
+            template::read,
+            Seen::Template,
         ),
     ])
 }
@@ -87,11 +101,18 @@ where
 }
 
 fn note<K: Resource<DynamicType = ()>>(event: watcher::Result<Event<K>>) -> Option<Event<K>> {
-    event
-        .map_err(|error| {
-            tracing::warn!(kind = %K::kind(&()), error = report::say(&error), "watch failed and is tried again");
-        })
-        .ok()
+    let (kind, error) = match event {
+        Ok(event) => return Some(event),
+        Err(error) => (K::kind(&()), error),
+    };
+    match error {
+        // Nothing is wrong: the API server forgets old versions, most of all of kinds that are new to it.
+        watcher::Error::WatchError(status) if status.code == GONE => {
+            tracing::debug!(%kind, why = status.message, "listed anew");
+        }
+        error => tracing::warn!(%kind, error = report::say(&error), "watch failed and is tried again"),
+    }
+    None
 }
 
 /// Reads a slice, and says which of its entries are ignored.
@@ -101,10 +122,6 @@ fn read_slice(object: &ResourceSlice) -> Result<slice::Slice, Unreadable> {
         tracing::warn!(node = %slice.node, device, %error, "published device is ignored");
     }
     Ok(slice)
-}
-
-fn read_port_claim(object: &ResourceClaim) -> Result<Vec<(NodeName, Hub)>, Unreadable> {
-    Ok(port::in_use(object))
 }
 
 fn read_namespace(object: &PartialObjectMeta<Namespace>) -> Result<(names::Namespace, bool), Unreadable> {

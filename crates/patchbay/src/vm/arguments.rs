@@ -9,11 +9,9 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use super::machine::Machine;
+use patchbay_qmp::usb::{BUSES, PORTS};
 
-/// Ports of each kind on the guest's USB controller, the most that it can have. QEMU's default of four makes it put a slow
-/// hub in front of the fifth device.
-const USB_PORTS: u32 = 15;
+use super::machine::Machine;
 
 /// Without KVM: the x86-64-v2 level that distributions ask for, on a processor that does not call for costly mitigations.
 const TCG_CPU: &str = "qemu64,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2";
@@ -104,7 +102,9 @@ pub(crate) fn arguments(
         list.pair("-L", firmware);
     }
     processors_and_memory(&mut list, hardware);
-    list.pair("-device", format!("qemu-xhci,id=usb,p2={USB_PORTS},p3={USB_PORTS}"));
+    for number in 0..BUSES {
+        list.pair("-device", format!("qemu-xhci,id=usb{number},p2={PORTS},p3={PORTS}"));
+    }
     // Standard input is /dev/null and signals stay signals, so this is the console's output and nothing else.
     list.pair("-chardev", "stdio,id=console,signal=off").pair("-serial", "chardev:console");
     for socket in [places.agent_socket(), places.engine_socket()] {
@@ -211,7 +211,8 @@ mod tests {
         -cpu qemu64,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2
         -smp 1
         -m 128M
-        -device qemu-xhci,id=usb,p2=15,p3=15
+        -device qemu-xhci,id=usb0,p2=15,p3=15
+        -device qemu-xhci,id=usb1,p2=15,p3=15
         -chardev stdio,id=console,signal=off
         -serial chardev:console
         -qmp unix:/run/vm/qmp.sock,server=on,wait=off
@@ -237,7 +238,8 @@ mod tests {
         -cpu host
         -smp 4
         -m 4096M
-        -device qemu-xhci,id=usb,p2=15,p3=15
+        -device qemu-xhci,id=usb0,p2=15,p3=15
+        -device qemu-xhci,id=usb1,p2=15,p3=15
         -chardev stdio,id=console,signal=off
         -serial chardev:console
         -qmp unix:/run/vm/qmp.sock,server=on,wait=off

@@ -39,7 +39,7 @@ fn the_agent_finds_a_monitor_that_only_the_owner_can_open_also_over_a_stale_sock
         let mode = std::fs::metadata(engine.image().run().join(socket)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{socket} has mode {mode:o}");
     }
-    let buses = engine.ask("qom-get", &json!({"path": "/machine/peripheral/usb/usb.0", "property": "type"}));
+    let buses = engine.ask("qom-get", &json!({"path": "/machine/peripheral/usb0/usb0.0", "property": "type"}));
     assert_eq!(buses, "usb-bus");
 }
 

@@ -70,6 +70,8 @@ fn a_device_never_lands_in_the_other_half() {
 fn a_taken_port_and_one_that_is_not_there_are_refused() {
     let node = node(&[1]);
     assert!(matches!(attached(&node, "usb2-1", Speed::High), Err(VhciError::Taken(_))));
+    assert!(!is_free(node.root(), name("usb2-1")) && !is_free(node.root(), name("usb2-9")));
+    assert!(is_free(node.root(), name("usb2-0")));
     assert!(matches!(attached(&node, "usb2-9", Speed::High), Err(VhciError::NoSuchPort(_))));
     assert_eq!(told(&node, "attach"), "");
 }

@@ -5,7 +5,8 @@ use crate::conditions::PluggedState;
 use crate::controller::action::Action;
 use crate::controller::world::PodState;
 use crate::controller::{UNDER_WAY_AFTER, attachment_name};
-use crate::names::{DeviceName, NodeName};
+use crate::home::{MAX_LENT, no_room};
+use crate::names::{ClaimName, DeviceName, Namespace, NodeName};
 use crate::speed::Hub;
 
 /// A stick in node-1 for namespace blue, and a machine of blue on `node` that lists nothing yet.
@@ -151,12 +152,131 @@ fn a_missing_port_is_told_at_once_with_what_to_do() {
         it.machine("blue", "vm-a"),
         @"stick attached=false ready=true: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine"
     );
-    it.world.pools.get_mut(&NodeName::new("node-2")).unwrap().ports.clear();
+}
+
+#[test]
+fn every_shortage_of_ports_says_what_is_short_on_which_node_and_what_to_do() {
+    let cases: [(&str, Option<&[&str]>, usize, &str); 5] = [
+        (
+            "all in use",
+            Some(&["usb2-0", "usb2-1", "usb3-0"]),
+            2,
+            "NoFreeUSBIPPort: all 2 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or \
+             move the virtual machine",
+        ),
+        (
+            "no module",
+            Some(&[]),
+            0,
+            "NoFreeUSBIPPort: node node-2 has no USB 2.0 USB/IP ports: load the kernel module vhci-hcd there (modprobe \
+             vhci-hcd)",
+        ),
+        (
+            "all of the half are somebody else's",
+            Some(&["usb3-0"]),
+            0,
+            "NoFreeUSBIPPort: all USB 2.0 USB/IP ports of node node-2 are used by something else (see usbip port there): \
+             free one, or move the virtual machine",
+        ),
+        (
+            "no agent",
+            None,
+            0,
+            "NoFreeUSBIPPort: node node-2 offers no USB/IP ports: check the pod of Patchbay's agent there",
+        ),
+        (
+            "ports are free, the scheduler has another reason",
+            Some(&["usb2-0", "usb2-1"]),
+            1,
+            "Available: Requested by virtual machine blue/vm-a on node node-2: its attachment pod cannot be scheduled to \
+             node node-2",
+        ),
+    ];
+    for (what, ports, used, message) in cases {
+        let mut it = offered("node-2");
+        it.list("blue", "vm-a", &["stick"]);
+        it.act();
+        it.attachment().unschedulable = true;
+        it.world.now += UNDER_WAY_AFTER;
+        match ports {
+            Some(ports) => {
+                let ports = ports.iter().map(|p| p.parse().unwrap()).collect();
+                it.world.pools.get_mut(&NodeName::new("node-2")).unwrap().ports = ports;
+            }
+            None => drop(it.world.pools.remove(&NodeName::new("node-2"))),
+        }
+        it.world.ports_used.insert(("node-2".into(), Hub::Usb2), used);
+        it.settle();
+        for said in [it.usb_device("blue", "stick"), it.node_device("stick")] {
+            assert_eq!(said.lines().last().unwrap(), format!("Attached=False/{message}"), "{what}");
+        }
+        let told = it.machine("blue", "vm-a");
+        let (_, told) = told.split_once("ready=true: ").unwrap();
+        assert!(message.ends_with(told), "{what}: {told}");
+    }
+}
+
+#[test]
+fn a_device_without_a_port_changes_nothing_that_is_said_of_the_others() {
+    let mut it = attached("node-2").device("key", "node-1").assigned("key", "blue");
+    let before = (it.usb_device("blue", "stick"), it.node_device("stick"));
+    it.list("blue", "vm-a", &["stick", "key"]);
+    it.act();
+    it.world.ports_used.insert(("node-2".into(), Hub::Usb2), 1);
+    for attachment in it.world.attachments.values_mut().filter(|a| a.device.as_str() == "key") {
+        attachment.unschedulable = true;
+    }
+    it.world.now += 100;
+    let done = briefs(&it.settle());
+    assert!(!done.contains(&"publish usb blue/stick".to_owned()), "{done:?}");
+    assert_eq!((it.usb_device("blue", "stick"), it.node_device("stick")), before);
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @r"
+    stick attached=true ready=true: attached
+    key attached=false ready=true: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
+    ");
+}
+
+#[test]
+fn a_device_its_home_node_cannot_lend_says_so_in_the_words_of_that_node() {
+    let mut it = offered("node-2");
+    it.list("blue", "vm-a", &["stick"]);
+    it.act();
+    let lent = (1..=MAX_LENT).map(|n| format!("1-{n}").parse().unwrap()).collect();
+    let why = no_room(&"node-1".into(), &"2-1".parse().unwrap(), &lent, &lent).unwrap();
+    it.attachment().plugged = Some(PluggedState::Waiting(why));
+    it.world.now += UNDER_WAY_AFTER;
     it.settle();
-    insta::assert_snapshot!(
-        it.machine("blue", "vm-a"),
-        @"stick attached=false ready=true: node node-2 has no USB 2.0 USB/IP ports: load the kernel module vhci-hcd there (modprobe vhci-hcd)"
-    );
+    insta::assert_snapshot!(it.usb_device("blue", "stick"), @r"
+    Ready=True/Ready: Device is ready to use
+    Attached=False/Available: Requested by virtual machine blue/vm-a on node node-2: node node-1 lends out 16 devices, the most that its kernel can: detach one of them, plug this one into another node, or use it on node-1 itself
+    ");
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=false ready=true: node node-1 lends out 16 devices, the most that its kernel can: detach one of them, plug this one into another node, or use it on node-1 itself");
+}
+
+#[test]
+fn an_attachment_that_has_lost_a_claim_is_made_anew() {
+    let mut it = attached("node-2");
+    it.attachment().plugged = Some(PluggedState::ClaimLost);
+    let done = briefs(&it.settle());
+    assert_eq!(done[0], "delete attachment", "{done:?}");
+    it.sweep();
+    it = it.settled();
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=true ready=true: attached");
+}
+
+#[test]
+fn an_attachment_whose_port_belongs_to_nobody_any_more_is_made_anew() {
+    let mut it = attached("node-2");
+    let claim: (Namespace, ClaimName) = ("blue".into(), "port-of-it".into());
+    it.attachment().port_claim = Some(claim.1.clone());
+    it.attachment().state = PodState::Running;
+    it.world.port_claims.insert(claim.clone());
+    assert_eq!(it.plan().actions, []);
+    it.world.port_claims.remove(&claim);
+    assert_eq!(briefs(&it.plan().actions)[0], "delete attachment");
+    // Before it runs, its claim may be one that nobody has allocated yet.
+    it.attachment().state = PodState::Pending;
+    assert_eq!(it.plan().actions, []);
 }
 
 #[test]
@@ -243,6 +363,28 @@ fn a_new_pod_of_a_machine_gets_a_new_attachment() {
     assert_eq!(it.world.attachments.len(), 1);
     assert!(!it.world.attachments.contains_key(&old));
     insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=true ready=true: attached");
+}
+
+#[test]
+fn a_machine_that_is_to_end_on_a_dead_node_says_what_to_do_about_the_node() {
+    let mut it = attached("node-2");
+    it.world.nodes.get_mut(&NodeName::new("node-2")).unwrap().ready = false;
+    it.settle();
+    assert!(
+        it.usb_device("blue", "stick").contains("Attached=True/AttachedToVirtualMachine: Attached to virtual machine")
+    );
+    it.world.vm_pods.get_mut(&("blue".into(), vm_pod("vm-a"))).unwrap().deleting = true;
+    it.settle();
+    assert!(it.attachment().deleting);
+    insta::assert_snapshot!(it.usb_device("blue", "stick"), @r"
+    Ready=True/Ready: Device is ready to use
+    Attached=False/Available: Not yet released by virtual machine blue/vm-a on node node-2: node node-2 is not ready: check the node, its kubelet and its network; if it is off for sure, delete it, or give it the taint node.kubernetes.io/out-of-service=nodeshutdown:NoExecute
+    ");
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=false ready=true: waiting for the machine's pod to end: node node-2 is not ready: check the node, its kubelet and its network; if it is off for sure, delete it, or give it the taint node.kubernetes.io/out-of-service=nodeshutdown:NoExecute");
+    // Somebody has done so, and the machine starts on another node.
+    it.sweep();
+    assert_eq!(briefs(&it.settle())[0], "create pod vm-vm-a");
+    insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=false ready=true: waiting for the virtual machine to run");
 }
 
 #[test]

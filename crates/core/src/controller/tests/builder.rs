@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::conditions::{ConditionType, GuestPort, PluggedState, find};
+use crate::conditions::{Condition, GuestPort, PluggedState};
 use crate::controller::action::Action;
 use crate::controller::world::{
-    Attachment, Claim, DeviceStatus, Node, NodeDevice, PodState, Pool, UsbDevice, Vm, VmPod, World,
+    Allocated, Attachment, Claim, DeviceStatus, Node, NodeDevice, PodClaim, PodState, Pool, Template, UsbDevice, Vm,
+    VmPod, World,
 };
 use crate::controller::{Plan, claim_name, plan, pod_name};
 use crate::device::{Attributes, BusAddress, Device, HexId};
@@ -33,8 +34,8 @@ impl Builder {
     /// A node that is ready, with one port for each half.
     pub(super) fn node(mut self, name: &str) -> Self {
         let ports = vec!["usb2-0".parse().unwrap(), "usb3-0".parse().unwrap()];
-        let pool =
-            Pool { devices: Vec::new(), ports, slices: vec![format!("{name}-devices"), format!("{name}-ports")] };
+        let slices = ["devices", "ports"].map(|p| (format!("{name}-{p}"), 0)).into();
+        let pool = Pool { ports, slices, ..Pool::default() };
         self.world.nodes.insert(name.into(), Node { ready: true, since: 0 });
         self.world.pools.insert(name.into(), pool);
         self
@@ -72,6 +73,7 @@ impl Builder {
             node: Some(node.into()),
             deleting: false,
             state: PodState::Running,
+            trouble: None,
         };
         self.world.vms.insert((namespace.into(), name.into()), vm);
         self.world.vm_pods.insert((namespace.into(), pod_name(&name.into())), pod);
@@ -115,6 +117,11 @@ impl Builder {
         for pool in self.world.pools.values_mut() {
             pool.devices.retain(|d| d.name.as_str() != name);
         }
+    }
+
+    /// Somebody deletes all that a node's agent has published.
+    pub(super) fn silence(&mut self, node: &str) {
+        self.world.pools.remove(&NodeName::new(node));
     }
 
     pub(super) fn assign(&mut self, name: &str, namespace: Option<&str>) {
@@ -169,6 +176,39 @@ impl Builder {
         any
     }
 
+    /// An ordinary pod makes a claim from a device's template.
+    pub(super) fn pod_claim(&mut self, namespace: &str, pod: &str, device: &str) -> Uid {
+        let uid = self.uid(pod);
+        let claim = PodClaim {
+            uid: uid.clone(),
+            created: self.world.now,
+            made_for: Some(device.into()),
+            pods: vec![pod.into()],
+            allocated: None,
+            told: None,
+        };
+        self.world.pod_claims.insert((namespace.into(), format!("{pod}-claim").as_str().into()), claim);
+        uid
+    }
+
+    /// The scheduler allocates a device, and a port or the home node's token, to the claim of a pod.
+    pub(super) fn allocate(
+        &mut self,
+        namespace: &str,
+        pod: &str,
+        device: (&str, &str),
+        node: &str,
+        port: Option<&str>,
+    ) {
+        let key = (namespace.into(), format!("{pod}-claim").as_str().into());
+        self.world.pod_claims.get_mut(&key).unwrap().allocated = Some(Allocated {
+            home: device.0.into(),
+            device: device.1.into(),
+            node: Some(node.into()),
+            port: port.map(|p| p.parse().unwrap()),
+        });
+    }
+
     /// The agents and kubelets: everything that is being deleted is gone now.
     pub(super) fn sweep(&mut self) {
         self.world.attachments.retain(|_, a| !a.deleting);
@@ -205,6 +245,16 @@ impl Builder {
             }
             Action::DeleteClaim { namespace, name, .. } => drop(self.world.claims.remove(&(namespace, name))),
             Action::CreatePortTemplate { namespace, hub } => drop(self.world.port_templates.insert((namespace, hub))),
+            Action::CreateTemplate { namespace, device, content, .. } => {
+                let template = Template { uid: self.uid(device.as_str()), deleting: false, content };
+                self.world.templates.insert((namespace, device), template);
+            }
+            Action::DeleteTemplate { namespace, device, .. } => {
+                drop(self.world.templates.remove(&(namespace, device)));
+            }
+            Action::PublishClaim { namespace, claim, report, .. } => {
+                self.world.pod_claims.get_mut(&(namespace, claim)).unwrap().told = Some(report);
+            }
             Action::CreateAttachment(new) => {
                 let pod = Attachment {
                     uid: self.uid(new.name.as_str()),
@@ -215,6 +265,7 @@ impl Builder {
                     vm: new.vm,
                     node: new.node,
                     hub: new.hub,
+                    port_claim: None,
                     unschedulable: false,
                     state: PodState::Pending,
                     plugged: None,
@@ -227,7 +278,8 @@ impl Builder {
             Action::CreateVmPod { namespace, vm, pod } => {
                 let (uid, vm_uid) =
                     (self.uid(pod.as_str()), self.world.vms[&(namespace.clone(), vm.clone())].uid.clone());
-                let object = VmPod { uid, vm, vm_uid, node: None, deleting: false, state: PodState::Pending };
+                let object =
+                    VmPod { uid, vm, vm_uid, node: None, deleting: false, state: PodState::Pending, trouble: None };
                 self.world.vm_pods.insert((namespace, pod), object);
             }
             Action::DeleteVmPod { namespace, name, .. } => {
@@ -238,7 +290,7 @@ impl Builder {
             }
             Action::DeleteSlice { name } => {
                 for pool in self.world.pools.values_mut() {
-                    pool.slices.retain(|s| *s != name);
+                    pool.slices.remove(&name);
                 }
                 self.world.pools.retain(|_, pool| !pool.slices.is_empty());
             }
@@ -264,6 +316,11 @@ impl Builder {
         vm.status.usb_devices.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
+    /// What the machine says of itself, one condition a line.
+    pub(super) fn machine_conditions(&self, namespace: &str, name: &str) -> String {
+        lines(&self.world.vms[&(Namespace::new(namespace), VmName::new(name))].status.conditions)
+    }
+
     /// The uid of a machine's pod, for the names that follow from it.
     pub(super) fn pod_of(&self, namespace: &str, vm: &str) -> &VmPod {
         &self.world.vm_pods[&(Namespace::new(namespace), pod_name(&VmName::new(vm)))]
@@ -274,10 +331,13 @@ impl Builder {
     }
 }
 
-/// Conditions as `kubectl` would show them.
+/// The conditions of a device as `kubectl` would show them.
 pub(super) fn text(status: &DeviceStatus) -> String {
-    let kinds = [ConditionType::Ready, ConditionType::Assigned, ConditionType::Attached];
-    let lines = kinds.into_iter().filter_map(|kind| find(&status.conditions, kind)).map(|c| {
+    lines(&status.conditions)
+}
+
+fn lines(conditions: &[Condition]) -> String {
+    let lines = conditions.iter().map(|c| {
         let truth = if c.reason.is_true() { "True" } else { "False" };
         format!("{}={truth}/{}: {}", c.kind.as_str(), c.reason.as_str(), c.message)
     });
@@ -296,6 +356,13 @@ pub(super) fn brief(action: &Action) -> String {
         Action::CreateClaim { namespace, name, node, .. } => format!("create claim {namespace}/{name} of {node}"),
         Action::DeleteClaim { namespace, name, .. } => format!("delete claim {namespace}/{name}"),
         Action::CreatePortTemplate { namespace, hub } => format!("create template {namespace}/{hub}"),
+        Action::CreateTemplate { namespace, device, content, .. } => {
+            format!("create device template {namespace}/{device} of {} {}", content.node, content.hub)
+        }
+        Action::DeleteTemplate { namespace, device, .. } => format!("delete device template {namespace}/{device}"),
+        Action::PublishClaim { namespace, claim, report, .. } => {
+            format!("publish claim {namespace}/{claim} attached={}: {}", report.attached, report.message)
+        }
         Action::CreateAttachment(new) => {
             let port = new.hub.map(|h| format!(" with a {h} port")).unwrap_or_default();
             format!("create attachment of {} to {} on {}{port}", new.device, new.vm, new.node)

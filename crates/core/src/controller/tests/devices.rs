@@ -61,6 +61,19 @@ fn a_namespace_that_is_not_there_is_waited_for_and_named() {
 }
 
 #[test]
+fn a_node_that_publishes_nothing_is_not_said_to_have_lost_its_devices() {
+    let mut it = world().node("node-1").node("node-2").device("stick", "node-1").assigned("stick", "blue");
+    it = it.vm("blue", "vm-a", "node-2", &["stick"]).settled();
+    it.silence("node-1");
+    it.settle();
+    insta::assert_snapshot!(it.usb_device("blue", "stick"), @r"
+    Ready=False/NotReady: node node-1 does not publish its devices: check that the Patchbay agent runs there
+    Attached=True/AttachedToVirtualMachine: Attached to virtual machine blue/vm-a on node node-2, guest bus 0 port 1
+    ");
+    assert_eq!(it.world.attachments.len(), 1);
+}
+
+#[test]
 fn an_unassigned_device_loses_its_usb_device() {
     let mut it = world().node("node-1").device("stick", "node-1").assigned("stick", "blue").settled();
     it.assign("stick", None);
@@ -94,12 +107,13 @@ fn a_device_that_is_reassigned_while_attached_goes_step_by_step() {
     assert_eq!(
         story,
         [
-            "delete attachment",
+            "delete attachment, delete device template blue/stick",
             "delete claim blue/usb-stick",
             "delete usb blue/stick",
             "create usb green/stick",
             "create claim green/usb-stick of node-1, create template green/usb2, \
-             create attachment of stick to vm-b on node-2 with a usb2 port",
+             create attachment of stick to vm-b on node-2 with a usb2 port, \
+             create device template green/stick of node-1 usb2",
         ]
     );
 }
@@ -160,6 +174,14 @@ fn the_devices_of_a_dead_node_are_not_ready_and_its_slices_go_after_a_minute() {
     it.world.now = START + DEAD_AFTER;
     assert_eq!(briefs(&it.settle()), ["delete slice node-1-devices", "delete slice node-1-ports"]);
     assert!(it.node_device("stick").starts_with(dead));
+    // If its agent lives nevertheless, and publishes anew, that is not taken from it again.
+    it = it.node("node-1").device("stick", "node-1");
+    let slices = &mut it.world.pools.get_mut(&NodeName::new("node-1")).unwrap().slices;
+    slices.values_mut().for_each(|made| *made = START + DEAD_AFTER + 1);
+    let node = it.world.nodes.get_mut(&NodeName::new("node-1")).unwrap();
+    (node.ready, node.since) = (false, START);
+    it.world.now = START + 10 * DEAD_AFTER;
+    assert_eq!(briefs(&it.settle()), Vec::<String>::new());
     // It is back when its agent is.
     it = it.node("node-1").device("stick", "node-1");
     it.settle();

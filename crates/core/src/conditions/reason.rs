@@ -1,0 +1,79 @@
+//! Why a condition is as it is.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $truth:literal,)*) => {
+        /// Every reason of every condition. The reason alone decides whether the condition is true.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// As in the API.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+
+            /// Whether a condition with this reason is true.
+            pub const fn is_true(self) -> bool {
+                match self {
+                    $(Self::$name => $truth,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Ready: the home node lists the device and is ready itself.
+    Ready = true,
+    /// Ready: known, but it cannot be used now. USBDevicesAttached: a device of the list is so.
+    NotReady = false,
+    /// Ready: absent on the host. USBDevicesAttached: a device of the list is so.
+    NotFound = false,
+    /// Assigned: the `USBDevice` exists in the assigned namespace.
+    Assigned = true,
+    /// Assigned: no namespace. Attached: nobody uses it, or an attachment is under way.
+    Available = false,
+    /// Assigned: under way.
+    InProgress = false,
+    /// Attached: plugged into a virtual machine.
+    AttachedToVirtualMachine = true,
+    /// Attached: an ordinary pod has it.
+    AttachedToPod = true,
+    /// Attached, USBDevicesAttached: requested, but the node of the virtual machine has no free port of the device's kind.
+    NoFreeUSBIPPort = false,
+    /// Running: the machine runs.
+    Running = true,
+    /// Running: its pod is being made, scheduled or started.
+    Starting = false,
+    /// Running: its pod is going away.
+    Stopping = false,
+    /// Running: it shall not run.
+    Stopped = false,
+    /// Running: no node can take its pod.
+    Unschedulable = false,
+    /// Running: the node cannot get its image.
+    ImagePullFailed = false,
+    /// Running: its container could not be started, or has failed.
+    ContainerFailed = false,
+    /// Running: the guest has switched itself off.
+    SwitchedOff = false,
+    /// USBDevicesAttached: all there are.
+    AllAttached = true,
+    /// USBDevicesAttached: one is on its way.
+    Attaching = false,
+    /// USBDevicesAttached: the machine does not run.
+    NotRunning = false,
+    /// USBDevicesAttached: the machine's namespace has no such `USBDevice`.
+    NoUSBDevice = false,
+    /// USBDevicesAttached: another machine or a pod has one.
+    InUse = false,
+}
