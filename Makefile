@@ -4,7 +4,7 @@
 export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
 LAB = cargo run --quiet --package patchbay-lab --bin lab --
 
-.PHONY: help demo test check unit lab-parts scenarios bench lab-up lab-down fmt
+.PHONY: help demo test check packages unit lab-parts scenarios bench lab-up lab-down fmt
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,13 +18,16 @@ test: ## everything: checks, unit and property tests, exploration, and the scena
 check: ## formatting, lints, layers, licences: no cluster needed
 	@scripts/check
 
-unit: ## unit and property tests and exploration: no cluster needed
+packages: ## installs what tests and lab need from this machine's distribution
+	@$(LAB) packages
+
+unit: packages ## unit and property tests and exploration: no cluster needed
 	@cargo test --quiet --workspace
 
 lab-parts: ## builds and caches what the lab is made of
 	@$(LAB) parts
 
-scenarios: ## the scenarios on real nodes; ONLY=word runs those whose name contains it
+scenarios: ## the scenarios on real nodes; ONLY="words" runs those whose name contains one
 	@$(LAB) test $(ONLY)
 
 bench: ## measures attach, detach and discovery against the stock tools; prints a table, writes JSON

@@ -1,11 +1,16 @@
 //! The Kubernetes API from synchronous code: one tokio runtime for the whole lab, every request with a deadline.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use futures::TryStreamExt;
+use kube::api::{Api, WatchEvent, WatchParams};
+use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};
 
 /// Time one request may take.
@@ -38,6 +43,27 @@ pub fn request<T>(what: &str, future: impl Future<Output = kube::Result<T>>) -> 
         Ok(answer) => answer.with_context(|| what.to_owned()),
         Err(_) => Err(anyhow!("{what}: the API server did not answer within {} s", REQUEST.as_secs())),
     }
+}
+
+/// What a watch shows, and when, for as long as somebody listens, but no longer than a scenario takes.
+pub fn watch<K>(objects: Api<K>, params: WatchParams) -> Receiver<(Instant, K)>
+where
+    K: Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let (sender, receiver) = channel();
+    spawn(async move {
+        // The longest that kube allows.
+        let Ok(events) = objects.watch(&params.timeout(290), "0").await else { return };
+        let mut events = std::pin::pin!(events);
+        while let Ok(Some(event)) = events.try_next().await {
+            if let WatchEvent::Added(object) | WatchEvent::Modified(object) = event
+                && sender.send((Instant::now(), object)).is_err()
+            {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// A client with the identity of a kubeconfig file.

@@ -28,8 +28,9 @@ pub fn data_disk(cache: &Cache, parts: &Parts) -> Result<PathBuf> {
     for image in parts.base_images() {
         inputs = inputs.text(&image.reference, &image.digest);
     }
-    let entry = cache.entry("data", inputs, |folder| {
-        step("importing the images into a node's disk", || bake(parts, folder, &cache.log("data")))
+    let name = parts.release.entry("data");
+    let entry = cache.entry(&name, inputs, |folder| {
+        step("importing the images into a node's disk", || bake(parts, folder, &cache.log(&name)))
     })?;
     Ok(entry.join("data.ext4"))
 }
@@ -69,12 +70,14 @@ fn bake(parts: &Parts, folder: &Path, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Shell script that imports an image from an archive in the node, and checks that nothing of it is missing.
+/// Shell script that imports an image from an archive in the node, and checks that nothing of it is missing. What was
+/// unpacked is on the disk afterwards: a node that loses its power right then must not start from files without content.
 pub(crate) fn import(image: &Image, archive: &str) -> String {
     let reference = quoted(&image.reference);
     format!(
         "set -e; C='ctr -n k8s.io images'; $C import --snapshotter overlayfs {} >/dev/null\n\
-         $C check name=={reference} | grep -q '[[:space:]]complete .*[[:space:]]true' || {{ $C check; exit 1; }}",
+         $C check name=={reference} | grep -q '[[:space:]]complete .*[[:space:]]true' || {{ $C check; exit 1; }}\n\
+         sync",
         quoted(archive)
     )
 }

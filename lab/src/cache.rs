@@ -45,7 +45,7 @@ impl Cache {
         let root = match (env::var_os("PATCHBAY_CACHE"), env::var_os("HOME")) {
             (Some(folder), _) if !folder.is_empty() => PathBuf::from(folder),
             (_, Some(home)) if !home.is_empty() => Path::new(&home).join(".cache/patchbay"),
-            _ => bail!("no place for the cache: set PATCHBAY_CACHE to a folder with 12 GB of room"),
+            _ => bail!("no place for the cache: set PATCHBAY_CACHE to a folder with 16 GB of room"),
         };
         Self::at(&root)
     }

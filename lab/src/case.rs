@@ -3,6 +3,7 @@
 //! A case has a namespace of its own. [`Case::end`] takes everything away again, the way a person would.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,6 +21,9 @@ use crate::stick::Stick;
 pub const SOON: Duration = Duration::from_secs(30);
 /// For the start of a virtual machine: its guest boots in software emulation inside an emulated node.
 pub const BOOT: Duration = Duration::from_secs(120);
+
+/// The virtual machine of scenarios that need only one.
+pub const VM: &str = "linux-vm";
 
 /// The image of the test guest.
 const GUEST: &str = "localhost/patchbay/guest:lab";
@@ -48,10 +52,35 @@ impl<'l> Case<'l> {
     /// # Errors
     /// When it does not appear in time.
     pub fn plug(&self, node: &str, stick: &Stick) -> Result<(String, Duration)> {
+        let at = self.insert(node, stick)?;
+        let name = self.appears(node, stick)?;
+        Ok((name, at.elapsed()))
+    }
+
+    /// Plugs sticks into nodes, one after the other, and then waits for their `NodeUSBDevice`s: the names, in the same order.
+    ///
+    /// # Errors
+    /// When one does not appear in time.
+    pub fn plug_all(&self, sticks: &[(&str, Stick)]) -> Result<Vec<String>> {
+        for (node, stick) in sticks {
+            self.insert(node, stick)?;
+        }
+        sticks.iter().map(|(node, stick)| self.appears(node, stick)).collect()
+    }
+
+    /// Plugs a stick into a node and waits for nothing.
+    ///
+    /// # Errors
+    /// When the node has no free port.
+    pub fn insert(&self, node: &str, stick: &Stick) -> Result<Instant> {
         let at = self.lab.node(node)?.plug(stick)?;
         self.plugged.borrow_mut().push((node.to_owned(), stick.clone()));
+        Ok(at)
+    }
+
+    fn appears(&self, node: &str, stick: &Stick) -> Result<String> {
         let serial = stick.serial.as_deref().unwrap_or_default();
-        let name = self.lab.wait_for(&format!("a NodeUSBDevice on {node} with serial {serial}"), SOON, || {
+        self.lab.wait_for(&format!("a NodeUSBDevice on {node} with serial {serial}"), SOON, || {
             let found = self.node_devices().map_err(|e| format!("{e:#}"))?;
             let here = |d: &&NodeUSBDevice| {
                 let status = d.status.as_ref();
@@ -62,8 +91,7 @@ impl<'l> Case<'l> {
             };
             let names: Vec<_> = found.iter().map(ResourceExt::name_any).collect();
             found.iter().find(here).map(ResourceExt::name_any).ok_or_else(|| format!("there are: {}", names.join(", ")))
-        })?;
-        Ok((name, at.elapsed()))
+        })
     }
 
     /// Pulls a stick out.
@@ -81,14 +109,37 @@ impl<'l> Case<'l> {
     /// # Errors
     /// When it does not appear in time.
     pub fn assign(&self, device: &str, namespace: &str) -> Result<()> {
-        self.lab.apply_yaml(&format!(
-            "apiVersion: virtualization.deckhouse.io/v1alpha2\nkind: NodeUSBDevice\nmetadata: {{name: {device}}}\n\
-             spec: {{assignedNamespace: {namespace}}}\n"
-        ))?;
-        self.lab.wait_for(&format!("NodeUSBDevice {device} to be assigned"), SOON, || {
-            let seen = condition(&self.json::<NodeUSBDevice>(None, device)?, "Assigned");
-            if seen.1 == "Assigned" { Ok(()) } else { Err(format!("{seen:?}")) }
+        self.assign_all(&[device], namespace)
+    }
+
+    /// Assigns devices to a namespace and waits for their `USBDevice`s.
+    ///
+    /// # Errors
+    /// When one does not appear in time.
+    pub fn assign_all(&self, devices: &[&str], namespace: &str) -> Result<()> {
+        let object = |device: &&str| {
+            format!(
+                "apiVersion: virtualization.deckhouse.io/v1alpha2\nkind: NodeUSBDevice\nmetadata: {{name: {device}}}\n\
+                 spec: {{assignedNamespace: {namespace}}}\n"
+            )
+        };
+        self.lab.apply_yaml(&devices.iter().map(object).collect::<Vec<_>>().join("---\n"))?;
+        devices.iter().try_for_each(|device| {
+            self.lab.wait_for(&format!("NodeUSBDevice {device} to be assigned"), SOON, || {
+                let seen = condition(&self.json::<NodeUSBDevice>(None, device)?, "Assigned");
+                if seen.1 == "Assigned" { Ok(()) } else { Err(format!("{seen:?}")) }
+            })
         })
+    }
+
+    /// Changes the namespace that a device is assigned to, or takes it away from all, and waits for nothing.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub fn reassign(&self, device: &str, namespace: Option<&str>) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": {"assignedNamespace": namespace}}));
+        let devices = Api::<NodeUSBDevice>::all(self.lab.api());
+        request("assign a device", devices.patch(device, &PatchParams::default(), &patch)).map(drop)
     }
 
     /// Starts a virtual machine on a node and waits until its guest has booted.
@@ -115,17 +166,48 @@ impl<'l> Case<'l> {
         Ok(guest)
     }
 
+    /// Starts the virtual machine [`VM`] on `importer` with a stick that is plugged into `home`, and waits until its guest
+    /// has read it: the device's name, and the guest.
+    ///
+    /// # Errors
+    /// When something does not come in time, or the guest reads anything else.
+    pub fn reading(&self, stick: &Stick, home: &str, importer: &str) -> Result<(String, Guest)> {
+        let (device, _) = self.plug(home, stick)?;
+        self.assign(&device, &self.namespace)?;
+        let guest = self.vm(VM, importer, &[&device])?;
+        guest.reads(stick, BOOT)?;
+        self.wait_status(VM, &device, true)?;
+        Ok((device, guest))
+    }
+
     /// Replaces the list of a virtual machine's devices.
     ///
     /// # Errors
     /// The API server's.
     pub fn set_devices(&self, vm: &str, devices: &[&str]) -> Result<Instant> {
         let list: Vec<Value> = devices.iter().map(|d| json!({"name": d})).collect();
-        let patch = Patch::Merge(json!({"spec": {"usbDevices": list}}));
-        let machines = Api::<VirtualMachine>::namespaced(self.lab.api(), &self.namespace);
         let at = Instant::now();
-        request("change the list of devices", machines.patch(vm, &PatchParams::default(), &patch))?;
+        self.change_vm(vm, json!({"usbDevices": list}))?;
         Ok(at)
+    }
+
+    /// Changes fields of a virtual machine's `spec`.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub fn change_vm(&self, vm: &str, spec: Value) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        let machines = Api::<VirtualMachine>::namespaced(self.lab.api(), &self.namespace);
+        request("change a machine", machines.patch(vm, &PatchParams::default(), &patch)).map(drop)
+    }
+
+    /// Deletes a virtual machine and waits for nothing.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub fn delete_vm(&self, vm: &str) -> Result<()> {
+        let machines = Api::<VirtualMachine>::namespaced(self.lab.api(), &self.namespace);
+        request("delete a machine", machines.delete(vm, &DeleteParams::default())).map(drop)
     }
 
     /// Waits until a `USBDevice` of the case's namespace has a condition with this reason; gives its message.
@@ -139,22 +221,153 @@ impl<'l> Case<'l> {
         })
     }
 
+    /// Waits until a `NodeUSBDevice` has a condition with this reason; gives its message.
+    ///
+    /// # Errors
+    /// After the deadline.
+    pub fn wait_node_condition(&self, device: &str, kind: &str, reason: &str) -> Result<String> {
+        self.lab.wait_for(&format!("NodeUSBDevice {device} to have {kind} with reason {reason}"), SOON, || {
+            let (_, seen, message) = condition(&self.json::<NodeUSBDevice>(None, device)?, kind);
+            if seen == reason { Ok(message) } else { Err(format!("{kind} is {seen}: {message}")) }
+        })
+    }
+
+    /// Waits until `NodeUSBDevice`, `USBDevice` and the machine's status say that a device is not ready for this reason, and
+    /// not attached.
+    ///
+    /// # Errors
+    /// After the deadline.
+    pub fn wait_away(&self, vm: &str, device: &str, reason: &str) -> Result<()> {
+        self.lab.wait_for(&format!("all to say that {device} is {reason} and not attached"), SOON, || {
+            let objects =
+                [self.json::<NodeUSBDevice>(None, device)?, self.json::<USBDevice>(Some(&self.namespace), device)?];
+            let entry = self.entry(vm, device)?;
+            let away = objects.iter().all(|object| {
+                let (ready, attached) = (condition(object, "Ready"), condition(object, "Attached"));
+                (ready.0.as_str(), ready.1.as_str(), attached.0.as_str()) == ("False", reason, "False")
+            });
+            let told = ["ready", "attached"].map(|field| entry.get(field).and_then(Value::as_bool));
+            if away && told == [Some(false), Some(false)] {
+                Ok(())
+            } else {
+                let said = objects.map(|object| object.pointer("/status/conditions").cloned());
+                Err(format!("{vm}: {entry}; NodeUSBDevice and USBDevice: {}", json!(said)))
+            }
+        })
+    }
+
+    /// Waits until the column USB of a machine says this, for example 2/3; nothing stands for a machine without devices.
+    ///
+    /// # Errors
+    /// After the deadline.
+    pub fn wait_usb(&self, vm: &str, count: &str) -> Result<()> {
+        self.lab.wait_for(&format!("{vm} to have {count:?} devices"), SOON, || {
+            let machine = self.json::<VirtualMachine>(Some(&self.namespace), vm)?;
+            let seen = machine.pointer("/status/usb").and_then(Value::as_str).unwrap_or_default();
+            if seen == count { Ok(()) } else { Err(machine.pointer("/status").unwrap_or(&Value::Null).to_string()) }
+        })
+    }
+
+    /// Waits until a machine's status is about exactly these devices, and says of each that it is attached.
+    ///
+    /// # Errors
+    /// After the deadline.
+    pub fn wait_attached(&self, vm: &str, devices: &[&str]) -> Result<()> {
+        let wanted: BTreeSet<&str> = devices.iter().copied().collect();
+        self.lab.wait_for(&format!("{vm} to have exactly {wanted:?}"), SOON, || {
+            let machine = self.json::<VirtualMachine>(Some(&self.namespace), vm)?;
+            let entries = machine.pointer("/status/usbDevices").and_then(Value::as_array).cloned().unwrap_or_default();
+            let told: BTreeSet<&str> = entries.iter().filter_map(|e| e.get("name").and_then(Value::as_str)).collect();
+            let attached = entries.iter().all(|e| e.get("attached").and_then(Value::as_bool) == Some(true));
+            if told == wanted && attached { Ok(()) } else { Err(json!(entries).to_string()) }
+        })?;
+        self.wait_usb(vm, &format!("{0}/{0}", wanted.len()))
+    }
+
+    /// Waits until an object of the case's namespace, `usbdevice/name`, is gone.
+    ///
+    /// # Errors
+    /// After the deadline.
+    pub fn wait_gone(&self, object: &str) -> Result<()> {
+        self.lab.wait_for(&format!("{object} to be gone"), SOON, || {
+            let arguments = ["get", object, "-n", &self.namespace, "--ignore-not-found", "-o", "yaml"];
+            let left = self.lab.kubectl(&arguments).map_err(|e| format!("{e:#}"))?;
+            if left.trim().is_empty() { Ok(()) } else { Err(left) }
+        })
+    }
+
     /// Waits until a machine's status says of a device that it is attached, or not; gives the message.
     ///
     /// # Errors
     /// After the deadline.
     pub fn wait_status(&self, vm: &str, device: &str, attached: bool) -> Result<String> {
-        self.lab.wait_for(&format!("the status of {vm} to say attached={attached} of {device}"), SOON, || {
-            let machine = self.json::<VirtualMachine>(Some(&self.namespace), vm)?;
-            let entries = machine.pointer("/status/usbDevices").and_then(Value::as_array).cloned().unwrap_or_default();
-            let entry = entries.into_iter().find(|e| e.get("name").and_then(Value::as_str) == Some(device));
-            let entry = entry.ok_or_else(|| format!("no entry: {machine}"))?;
-            if entry.get("attached").and_then(Value::as_bool) == Some(attached) {
-                Ok(entry.get("message").and_then(Value::as_str).unwrap_or_default().to_owned())
+        self.wait_message(vm, device, attached, "")
+    }
+
+    /// The same, and the message has these words in it.
+    ///
+    /// # Errors
+    /// After the deadline.
+    pub fn wait_message(&self, vm: &str, device: &str, attached: bool, words: &str) -> Result<String> {
+        let what = format!("the status of {vm} to say attached={attached} {words:?} of {device}");
+        self.lab.wait_for(&what, SOON, || {
+            let entry = self.entry(vm, device)?;
+            let message = entry.get("message").and_then(Value::as_str).unwrap_or_default();
+            if entry.get("attached").and_then(Value::as_bool) == Some(attached) && message.contains(words) {
+                Ok(message.to_owned())
             } else {
                 Err(entry.to_string())
             }
         })
+    }
+
+    /// Waits until `NodeUSBDevice`, `USBDevice` and the machine's status say of a device that it is not attached, the
+    /// conditions with this reason, and all of them with all of these words; gives the condition's message.
+    ///
+    /// # Errors
+    /// After the deadline.
+    pub fn wait_refused(&self, vm: &str, device: &str, reason: &str, words: &[&str]) -> Result<String> {
+        self.lab.wait_for(&format!("{device} to be refused with {reason} in the words {words:?}"), SOON, || {
+            let (of_node, of_namespace) = (
+                condition(&self.json::<NodeUSBDevice>(None, device)?, "Attached"),
+                condition(&self.json::<USBDevice>(Some(&self.namespace), device)?, "Attached"),
+            );
+            let entry = self.entry(vm, device)?;
+            let told = entry.get("message").and_then(Value::as_str).unwrap_or_default();
+            let fits = |message: &str| words.iter().all(|word| message.contains(word));
+            let refused = |(status, because, message): &(String, String, String)| {
+                status == "False" && because == reason && fits(message)
+            };
+            let attached = entry.get("attached").and_then(Value::as_bool) != Some(false);
+            if refused(&of_node) && refused(&of_namespace) && !attached && fits(told) {
+                Ok(of_namespace.2)
+            } else {
+                Err(format!("NodeUSBDevice: {of_node:?}; USBDevice: {of_namespace:?}; {vm}: {entry}"))
+            }
+        })
+    }
+
+    /// All conditions of the `NodeUSBDevice`s and `USBDevice`s of these names, times included.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn conditions(&self, devices: &[&str]) -> Result<Vec<Value>> {
+        let read = |device: &&str| -> Result<Value> {
+            let objects = [
+                self.json::<NodeUSBDevice>(None, device).map_err(anyhow::Error::msg)?,
+                self.json::<USBDevice>(Some(&self.namespace), device).map_err(anyhow::Error::msg)?,
+            ];
+            Ok(json!([device, objects.map(|object| object.pointer("/status/conditions").cloned())]))
+        };
+        devices.iter().map(read).collect()
+    }
+
+    /// What a machine's status says of a device.
+    fn entry(&self, vm: &str, device: &str) -> Result<Value, String> {
+        let machine = self.json::<VirtualMachine>(Some(&self.namespace), vm)?;
+        let entries = machine.pointer("/status/usbDevices").and_then(Value::as_array).cloned().unwrap_or_default();
+        let entry = entries.into_iter().find(|e| e.get("name").and_then(Value::as_str) == Some(device));
+        entry.ok_or_else(|| format!("no entry: {machine}"))
     }
 
     /// Takes everything away: machines, namespace, sticks, devices.
@@ -231,7 +444,7 @@ impl Scoped for Api<VirtualMachine> {
 }
 
 /// Status, reason and message of a condition.
-fn condition(object: &Value, kind: &str) -> (String, String, String) {
+pub(crate) fn condition(object: &Value, kind: &str) -> (String, String, String) {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let found =
         conditions.into_iter().find(|c| c.get("type").and_then(Value::as_str) == Some(kind)).unwrap_or_default();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::cache::Cache;
 use crate::guest::Guest;
@@ -15,10 +15,11 @@ use crate::kubectl::Kubectl;
 use crate::node::{Hardware, Node};
 use crate::parts::Parts;
 use crate::plane::{Options, Plane};
+use crate::process::Frozen;
 use crate::progress::{say, step};
 use crate::uml::{Disk, Machine};
 use crate::wait::wait_for;
-use crate::{api, bake, install, kubelet, leaks, logs, namespace, network, stock, wait};
+use crate::{api, bake, install, kubelet, leaks, logs, namespace, network, product, stock, wait};
 
 /// What kind of node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -176,6 +177,14 @@ impl Lab {
         self.kubectl.apply_yaml(yaml)
     }
 
+    /// Applies objects given as YAML in a namespace.
+    ///
+    /// # Errors
+    /// When the API server refuses one.
+    pub fn apply_yaml_in(&self, namespace: &str, yaml: &str) -> Result<()> {
+        self.kubectl.apply_yaml_in(namespace, yaml)
+    }
+
     /// Installs the product: every file of the repository's `deploy` folder, in the order of their names.
     ///
     /// # Errors
@@ -214,14 +223,40 @@ impl Lab {
         Ok(())
     }
 
-    /// Switches a node on again and waits until it is Ready.
+    /// Switches a node on again and waits until it is Ready. Its agent has its certificate again.
     ///
     /// # Errors
     /// When it is on, or does not come up.
     pub fn boot(&self, node: &str) -> Result<()> {
         let node = self.node(node)?;
         boot(node)?;
+        product::certificate(self, node.name())?;
         self.join(node)
+    }
+
+    /// Kills the kubelet of a node.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn kill_kubelet(&self, node: &str) -> Result<()> {
+        kubelet::kill(self.node(node)?)
+    }
+
+    /// Starts the kubelet of a node again and waits until the agent is registered with it.
+    ///
+    /// # Errors
+    /// When it runs, or does not find the agent in time.
+    pub fn start_kubelet(&self, node: &str) -> Result<()> {
+        kubelet::start_again(self.node(node)?, &self.plane)
+    }
+
+    /// Stops the API server in its tracks, for as long as the value lives: connections stay open, and nobody answers.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn freeze_api(&self) -> Result<Frozen> {
+        let server = self.plane.pids().get(1).copied().context("the control plane is stopped")?;
+        Frozen::new(server)
     }
 
     /// Fails if anything is left on the nodes or in the API that an attachment should have taken away with it.
@@ -234,6 +269,10 @@ impl Lab {
 
     /// Puts the logs of everything into [`Lab::logs`] and says so.
     pub fn collect_logs(&self) {
+        // A dead node explains whatever else went wrong.
+        for error in self.nodes.iter().filter_map(|node| node.check().err()) {
+            say(&format!("{error:#}"));
+        }
         logs::collect(self);
         say(&format!("the logs of all parts are in {}", self.options.logs.display()));
     }

@@ -3,15 +3,17 @@
 //! A [`Guest`] follows the machine, not the container: when the machine gets a new pod, or QEMU is started again in its
 //! pod, it goes on with that output.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams};
 
+use crate::stick::Stick;
 use crate::{api, wait};
 
 /// How long to wait before looking for the pod again.
@@ -117,6 +119,42 @@ impl Guest {
         }
     }
 
+    /// Waits until the guest has read a stick from beginning to end, every byte as the stick has it.
+    ///
+    /// # Errors
+    /// When it does not in time, or has read something else.
+    pub fn reads(&self, stick: &Stick, deadline: Duration) -> Result<()> {
+        let seen = self.sha256(stick.serial.as_deref().unwrap_or_default(), deadline)?;
+        ensure!(seen == stick.sha256(), "{} reads {seen}, the stick holds {}", self.what, stick.sha256());
+        Ok(())
+    }
+
+    /// Waits until the guest has exactly the devices with these serial numbers.
+    ///
+    /// # Errors
+    /// After the deadline: what it has instead.
+    pub fn has_exactly(&self, serials: &BTreeSet<String>, deadline: Duration) -> Result<()> {
+        wait::wait_for(&format!("{} to have exactly {serials:?}", self.what), deadline, || {
+            let present = present(self.console.lines().iter().map(|line| line.text.as_str()));
+            if present == *serials { Ok(()) } else { Err(format!("{present:?}")) }
+        })
+    }
+
+    /// The name in the guest of the disk with this serial number, while it has one.
+    pub fn disk(&self, serial: &str) -> Option<String> {
+        let mut disk = DiskOf::new(serial);
+        self.console.lines().iter().for_each(|line| drop(disk.hear(&line.text)));
+        disk.disk
+    }
+
+    /// Waits until the guest says that a disk is gone.
+    ///
+    /// # Errors
+    /// After the deadline.
+    pub fn loses_disk(&self, deadline: Duration) -> Result<()> {
+        self.wait_line("that the disk is gone", deadline, |line| line.text.contains("guest: disk remove").then_some(()))
+    }
+
     /// The checksum the guest computes of the stick with this serial number.
     ///
     /// # Errors
@@ -159,6 +197,24 @@ impl<'s> DiskOf<'s> {
     }
 }
 
+/// The serial numbers of the USB devices in a guest that has said all this.
+fn present<'t>(lines: impl Iterator<Item = &'t str>) -> BTreeSet<String> {
+    let mut devices = BTreeMap::new();
+    for text in lines.filter_map(|line| Some(line.split_once("guest: ")?.1)) {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match words.as_slice() {
+            ["booted", ..] => devices.clear(),
+            ["usb", "add", place, ..] => {
+                let serial = words.iter().find_map(|word| word.strip_prefix("serial=")).unwrap_or_default();
+                devices.insert((*place).to_owned(), serial.to_owned());
+            }
+            ["usb", "remove", place, ..] => drop(devices.remove(*place)),
+            _ => {}
+        }
+    }
+    devices.into_values().collect()
+}
+
 /// The newest pod that belongs to the machine and has started.
 async fn pod_of(pods: &Api<Pod>, vm: &str) -> Option<String> {
     let list = pods.list(&ListParams::default()).await.ok()?;
@@ -178,8 +234,7 @@ async fn read(pods: &Api<Pod>, pod: &str, last: &mut String, mut push: impl FnMu
     let Ok(output) = pods.log_stream(pod, &follow).await else { return };
     let mut lines = std::pin::pin!(output.lines());
     while let Ok(Some(line)) = lines.try_next().await {
-        // The kubelet prints all times in UTC with nine decimals: their order is that of the texts.
-        let Some((time, text)) = line.split_once(' ').filter(|(time, _)| *time > last.as_str()) else { continue };
+        let Some((time, text)) = stamped(&line).filter(|(time, _)| *time > last.as_str()) else { continue };
         time.clone_into(last);
         if push(text.to_owned()).is_none() {
             return;
@@ -187,9 +242,24 @@ async fn read(pods: &Api<Pod>, pod: &str, last: &mut String, mut push: impl FnMu
     }
 }
 
+/// A line's time and text. The kubelet prints all times in UTC with nine decimals: their order is that of the texts. What it
+/// says itself, about a file that is gone for example, has no time.
+fn stamped(line: &str) -> Option<(&str, &str)> {
+    line.split_once(' ').filter(|(time, _)| time.starts_with(|c: char| c.is_ascii_digit()) && time.ends_with('Z'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kubelet_says_itself_is_no_line_of_the_guest() {
+        assert_eq!(
+            stamped("2026-11-25T17:46:52.95Z guest: booted"),
+            Some(("2026-11-25T17:46:52.95Z", "guest: booted"))
+        );
+        assert_eq!(stamped("failed to try resolving symlinks in path"), None);
+    }
 
     fn guest(lines: &[&str]) -> Guest {
         let console = Arc::new(Console::default());
@@ -219,6 +289,19 @@ mod tests {
         }
         assert!(guest.sha256("SN1", Duration::ZERO).is_err(), "the name of a disk says nothing after it was removed");
         assert_eq!(guest.sha256("SN3", Duration::ZERO).unwrap(), "cc");
+    }
+
+    #[test]
+    fn a_guest_has_what_was_added_since_its_boot_and_not_removed() {
+        let said = [
+            "guest: usb add 1-1 1d6b:0104 speed=480 serial=OLD product=\"Stick\" up=9.00",
+            "guest: booted up=2.31",
+            "guest: usb add 2-1 1d6b:0104 speed=5000 serial=SN1 product=\"Test Stick\" up=3.00",
+            "guest: usb add 2-2 1d6b:0104 speed=5000 serial=SN2 product=\"Test Stick\" up=3.10",
+            "guest: disk remove sda up=3.20",
+            "guest: usb remove 2-1 up=3.20",
+        ];
+        assert_eq!(present(said.into_iter()), BTreeSet::from(["SN2".to_owned()]));
     }
 
     #[test]

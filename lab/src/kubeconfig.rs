@@ -1,19 +1,29 @@
 //! Kubeconfig files with everything embedded, so that one file is all a program (or a node) needs.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::pki::Identity;
 
 /// The text of a kubeconfig (JSON, which is YAML) for one server and one identity.
 pub fn render(server: &str, ca: &str, identity: &Identity) -> String {
+    let user = json!({
+        "client-certificate-data": base64(identity.certificate.as_bytes()),
+        "client-key-data": base64(identity.key.as_bytes()),
+    });
+    of_user(server, ca, &user)
+}
+
+/// The same for the bearer of a token.
+pub fn with_token(server: &str, ca: &str, token: &str) -> String {
+    of_user(server, ca, &json!({"token": token}))
+}
+
+fn of_user(server: &str, ca: &str, user: &Value) -> String {
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "lab",
         "clusters": [{"name": "lab", "cluster": {"server": server, "certificate-authority-data": base64(ca.as_bytes())}}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-        "users": [{"name": "lab", "user": {
-            "client-certificate-data": base64(identity.certificate.as_bytes()),
-            "client-key-data": base64(identity.key.as_bytes()),
-        }}],
+        "users": [{"name": "lab", "user": user}],
     })
     .to_string()
 }

@@ -10,6 +10,9 @@ use crate::command::Command;
 /// Time one command may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Server side; the lab is right about all fields.
+const APPLY: [&str; 4] = ["apply", "--server-side", "--force-conflicts", "-f"];
+
 /// kubectl with the administrator's identity.
 #[derive(Debug, Clone)]
 pub struct Kubectl {
@@ -30,12 +33,12 @@ impl Kubectl {
         self.command().args(arguments).text()
     }
 
-    /// Applies a file of objects (server side; the lab is right about all fields).
+    /// Applies a file of objects.
     ///
     /// # Errors
     /// When the API server refuses one.
     pub fn apply(&self, file: &Path) -> Result<()> {
-        self.command().args(["apply", "--server-side", "--force-conflicts", "-f"]).args([file]).output().map(drop)
+        self.command().args(APPLY).args([file]).output().map(drop)
     }
 
     /// Applies objects given as YAML.
@@ -43,10 +46,23 @@ impl Kubectl {
     /// # Errors
     /// As [`Kubectl::apply`].
     pub fn apply_yaml(&self, yaml: &str) -> Result<()> {
+        self.apply(&self.file(yaml)?).with_context(|| format!("applying\n{yaml}"))
+    }
+
+    /// The same in a namespace, for objects that name none.
+    ///
+    /// # Errors
+    /// As [`Kubectl::apply`].
+    pub fn apply_yaml_in(&self, namespace: &str, yaml: &str) -> Result<()> {
+        let command = self.command().args(["-n", namespace]).args(APPLY).args([self.file(yaml)?]);
+        command.output().map(drop).with_context(|| format!("applying\n{yaml}"))
+    }
+
+    fn file(&self, yaml: &str) -> Result<PathBuf> {
         let folder = self.kubeconfig.parent().context("the kubeconfig has no folder")?;
         let file = folder.join(format!("apply-{:?}.yaml", std::thread::current().id()));
         std::fs::write(&file, yaml).with_context(|| format!("cannot write {}", file.display()))?;
-        self.apply(&file).with_context(|| format!("applying\n{yaml}"))
+        Ok(file)
     }
 
     fn command(&self) -> Command {

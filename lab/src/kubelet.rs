@@ -38,6 +38,35 @@ pub fn start(node: &Node, plane: &Plane) -> Result<()> {
     node.run("rm -rf /var/lib/kubelet/pki; kubelet-up --v=1").map(drop)
 }
 
+/// Kills the kubelet, as a crash would. Containers run on.
+///
+/// # Errors
+/// When none runs, or it does not end.
+pub fn kill(node: &Node) -> Result<()> {
+    node.run(
+        "p=$(pidof kubelet) || { echo no kubelet runs; exit 1; }\nkill -9 $p; while pidof kubelet >/dev/null; do usleep 10000; done",
+    )
+    .map(drop)
+}
+
+/// Starts the kubelet again after [`kill`], and waits until the node's agent is registered with it.
+///
+/// # Errors
+/// When one runs, or does not find the agent in time.
+pub fn start_again(node: &Node, plane: &Plane) -> Result<()> {
+    let before = registrations(node)?;
+    start(node, plane)?;
+    wait_for(&format!("the kubelet of {} to register the agent", node.name()), START, || {
+        let now = registrations(node).map_err(|error| format!("{error:#}"))?;
+        if now != before && !now.ends_with(" 0") { Ok(()) } else { Err(now) }
+    })
+}
+
+/// The log of the agent that runs, and how often it says there that a kubelet has registered it.
+fn registrations(node: &Node) -> Result<String> {
+    node.run("f=$(ls -t /var/log/pods/patchbay_agent-*/agent/*.log | head -n 1); echo $f $(grep -c 'registered with the kubelet' $f)")
+}
+
 /// Waits until the API says that the node, as it was booted last, is ready for pods.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
-//! What must be gone when nothing is attached: vhci ports, usbip-host bindings and sessions on the nodes; claims and
-//! attachment pods in the API.
+//! What must be gone when nothing is attached: vhci ports, usbip-host bindings and sessions, and CDI files on the nodes, and
+//! what their agents have written down of them; claims and attachment pods in the API.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use serde_json::Value;
 
 use crate::api;
 use crate::cluster::Lab;
@@ -16,9 +17,18 @@ use crate::wait::wait_for;
 /// The label of attachment pods.
 pub const ATTACHMENT: &str = "usb.virtualization.deckhouse.io/attachment";
 
-/// Prints `port <line of vhci's status>` and `host <bus id> <usbip_status>`.
+/// Prints `port <line of vhci's status>`, `host <bus id> <usbip_status>`, `cdi <file>` and `file <name> <content in one line>`.
 const SCRIPT: &str = "for f in /sys/devices/platform/vhci_hcd.*/status*; do [ -e $f ] && sed 's/^/port /' $f; done\n\
-    for d in /sys/bus/usb/drivers/usbip-host/*-*; do [ -e $d ] && echo host ${d##*/} $(cat $d/usbip_status); done; true";
+    for d in /sys/bus/usb/drivers/usbip-host/*-*; do [ -e $d ] && echo host ${d##*/} $(cat $d/usbip_status); done\n\
+    for f in /var/run/cdi/*; do [ -e $f ] && echo cdi ${f##*/}; done\n\
+    cd /var/lib/patchbay 2>/dev/null || exit 0\n\
+    for f in journal records; do [ -e $f.json ] && { echo -n \"file $f \"; tr -d '\\n' <$f.json; echo; }; done; true";
+/// What agents write down of attachments: the file, the field, and what each entry of it is.
+const RECORDS: &[(&str, &str, &str)] = &[
+    ("journal", "claims", "prepared claim"),
+    ("records", "ports", "recorded port"),
+    ("records", "exports", "recorded export"),
+];
 
 /// Waits until nothing is left.
 ///
@@ -44,7 +54,8 @@ fn find(lab: &Lab) -> Result<Vec<String>> {
     }
     for node in lab.nodes().iter().filter(|node| node.is_on()) {
         let seen = node.run(SCRIPT)?;
-        leaks.extend(seen.lines().filter_map(of_line).map(|leak| format!("{leak} on {}", node.name())));
+        let found = seen.lines().flat_map(|line| of_line(line).into_iter().chain(of_file(line)));
+        leaks.extend(found.map(|leak| format!("{leak} on {}", node.name())));
     }
     Ok(leaks)
 }
@@ -56,15 +67,38 @@ fn of_line(line: &str) -> Option<String> {
         ["port", hub, port, status, _, devid, ..] if *hub != "hub" && *status != "004" => {
             Some(format!("vhci port {port} ({hub}) is in use (status {status}, device {devid})"))
         }
+        ["cdi", file] => Some(format!("CDI file {file} is there")),
         ["host", bus, "2"] => Some(format!("{bus} has a session")),
         ["host", bus, ..] => Some(format!("{bus} is bound to usbip-host")),
         _ => None,
     }
 }
 
+fn of_file(line: &str) -> Vec<String> {
+    let Some((name, text)) = line.strip_prefix("file ").and_then(|rest| rest.split_once(' ')) else {
+        return Vec::new();
+    };
+    let Ok(content) = serde_json::from_str::<Value>(text) else { return vec![format!("{name}.json makes no sense")] };
+    let of_field = |(file, field, what): &(&str, &str, &str)| {
+        let entries = content.get(field).and_then(Value::as_object).filter(|_| *file == name);
+        entries.into_iter().flatten().map(|(key, entry)| format!("{what} {key} {entry}")).collect::<Vec<_>>()
+    };
+    RECORDS.iter().flat_map(of_field).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_agents_have_written_down_is_a_leak_and_empty_files_are_none() {
+        assert!(of_file(r#"file journal {"version":1,"claims":{}}"#).is_empty());
+        assert!(of_file(r#"file records {"version":1,"names":{"stick":"1-1"},"ports":{},"exports":{}}"#).is_empty());
+        assert_eq!(of_file(r#"file records { "ports": { "usb3-0": "u1" } }"#), [r#"recorded port usb3-0 "u1""#]);
+        assert_eq!(of_file(r#"file journal {"claims":{"u1":{"name":"c"}}}"#), [r#"prepared claim u1 {"name":"c"}"#]);
+        assert_eq!(of_file("file journal {\"cla"), ["journal.json makes no sense"]);
+        assert!(of_file("port hs  0000 004 000 00000000 000000 0-0").is_empty());
+    }
 
     #[test]
     fn free_ports_and_headings_are_no_leaks_and_used_ports_are() {

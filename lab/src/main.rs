@@ -9,8 +9,9 @@ use patchbay_lab::cluster::{Kind, Lab, LabOptions};
 use patchbay_lab::control::{Request, ask, serve};
 use patchbay_lab::keeper::Keeper;
 use patchbay_lab::namespace::{self, Place};
-use patchbay_lab::parts::{self, Parts};
+use patchbay_lab::parts::{self, Parts, Release};
 use patchbay_lab::progress::say;
+use patchbay_lab::scenarios::Needs;
 use patchbay_lab::{bench, demo, product, scenarios};
 
 /// A real Kubernetes cluster on one machine: control plane, and nodes with kubelet, containerd and kernel USB/IP.
@@ -26,8 +27,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install the packages that tests and lab need from this machine's distribution
+    Packages,
     /// Build everything the lab is made of (the first time this takes a while) and tell where it is
-    Parts,
+    Parts {
+        /// Which Kubernetes
+        #[arg(long, value_enum, default_value_t)]
+        kubernetes: Release,
+    },
     /// Start a lab in the background and return when its nodes are Ready
     Up(Size),
     /// End the lab in the background
@@ -83,9 +90,8 @@ enum Command {
     Demo(Size),
     /// Run the scenarios on a whole cluster
     Test {
-        /// Only scenarios with this in their name
-        #[arg(default_value = "")]
-        filter: String,
+        /// Only scenarios with one of these in their name
+        words: Vec<String>,
         /// How often to run them
         #[arg(long, default_value_t = 1)]
         times: u32,
@@ -104,7 +110,10 @@ struct Size {
     /// What the nodes are
     #[arg(long, value_enum, default_value_t = Kind::Uml)]
     kind: Kind,
-    /// Number of nodes
+    /// Which Kubernetes
+    #[arg(long, value_enum, default_value_t)]
+    kubernetes: Release,
+    /// Number of nodes; a scenario that needs more gets more
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     nodes: u8,
     /// Memory of each node in MiB
@@ -119,14 +128,17 @@ impl Size {
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![format!("--nodes={}", self.nodes), format!("--memory={}", self.memory)];
         arguments.extend((self.kind == Kind::Stock).then(|| "--kind=stock".to_owned()));
+        arguments.extend((self.kubernetes == Release::Newest).then(|| "--kubernetes=newest".to_owned()));
         arguments.extend(self.bare.then(|| "--bare".to_owned()));
         arguments
     }
 
-    fn start(&self) -> Result<Lab> {
+    fn start(&self, needs: Needs) -> Result<Lab> {
         let cache = Cache::open()?;
         let mut options = LabOptions::new(&cache)?;
-        (options.kind, options.nodes, options.memory) = (self.kind, self.nodes, self.memory);
+        (options.kind, options.memory) = (self.kind, self.memory);
+        (options.nodes, options.usb_ports) = (self.nodes.max(needs.nodes), needs.usb_ports);
+        let nodes = options.nodes;
         let logs = options.logs.clone();
         let lab = Lab::start(&cache, Parts::told()?, options)
             .with_context(|| format!("no lab; the logs are in {}", logs.display()))?;
@@ -134,8 +146,8 @@ impl Size {
             product::install(&lab).inspect_err(|_| lab.collect_logs())?;
         }
         say(&format!(
-            "{} nodes are Ready after {:.1} s; logs are in {}",
-            self.nodes,
+            "{nodes} nodes with Kubernetes {} are Ready after {:.1} s; logs are in {}",
+            lab.parts().kubernetes.trim_start_matches('v'),
             lab.started().as_secs_f32(),
             logs.display()
         ));
@@ -161,13 +173,14 @@ fn run(command: Command) -> Result<ExitCode> {
         Ok(u8::try_from(answer.code).map_or(ExitCode::FAILURE, ExitCode::from))
     };
     match command {
-        Command::Parts => {
-            println!("{:#?}", parts::build()?);
+        Command::Packages => parts::packages().map(|()| ExitCode::SUCCESS),
+        Command::Parts { kubernetes } => {
+            println!("{:#?}", parts::build(kubernetes)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Up(size) => {
             // Here, where the person sees the progress.
-            keeper.up(&size.arguments(), &Parts::tell()?)?;
+            keeper.up(&size.arguments(), &Parts::tell(size.kubernetes)?)?;
             println!(
                 "The lab is up. Try:\n  lab run -- kubectl get nodes -o wide\n  lab plug node-1 blue\n  lab sh node-1 lsusb\nand end it with:\n  lab down"
             );
@@ -182,17 +195,21 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Cut { node } => request(Request::Cut { node }),
         Command::Heal { node } => request(Request::Heal { node }),
         Command::Boot { node } => request(Request::Boot { node }),
-        Command::Demo(size) => inside(|| demo::run(&size.start()?).map(|()| ExitCode::SUCCESS)),
-        Command::Bench(size) => inside(|| bench::run(&size.start()?).map(|()| ExitCode::SUCCESS)),
-        Command::Test { filter, times, size } => {
-            let chosen = scenarios::matching(&filter)?;
-            inside(|| {
-                let tally = scenarios::run(&chosen, times, || size.start())?;
+        Command::Demo(size) => {
+            inside(size.kubernetes, || demo::run(&size.start(Needs::ORDINARY)?).map(|()| ExitCode::SUCCESS))
+        }
+        Command::Bench(size) => {
+            inside(size.kubernetes, || bench::run(&size.start(Needs::ORDINARY)?).map(|()| ExitCode::SUCCESS))
+        }
+        Command::Test { words, times, size } => {
+            let chosen = scenarios::matching(&words)?;
+            inside(size.kubernetes, || {
+                let tally = scenarios::run(&chosen, times, |needs| size.start(needs))?;
                 Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             })
         }
-        Command::Keep(size) => inside(|| {
-            let lab = size.start()?;
+        Command::Keep(size) => inside(size.kubernetes, || {
+            let lab = size.start(Needs::ORDINARY)?;
             keeper.announce(&lab)?;
             serve(&keeper.socket(), &lab)?;
             Ok(ExitCode::SUCCESS)
@@ -201,8 +218,8 @@ fn run(command: Command) -> Result<ExitCode> {
 }
 
 /// Does the work inside the lab's namespaces; outside, the parts are built first.
-fn inside(work: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
-    match namespace::enter(Parts::tell)? {
+fn inside(kubernetes: Release, work: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    match namespace::enter(|| Parts::tell(kubernetes))? {
         Place::Outside(code) => Ok(code),
         Place::Inside => work(),
     }

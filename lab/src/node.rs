@@ -45,6 +45,7 @@ pub struct Node {
     machine: Machine,
     switch: Arc<Switch>,
     running: Mutex<Option<Running>>,
+    plugged: Mutex<Vec<Stick>>,
     lent: AtomicU64,
 }
 
@@ -84,7 +85,8 @@ impl Power {
 impl Node {
     /// A node that is off. It is on port `number - 1` of the switch.
     pub fn new(hardware: Hardware, machine: Machine, switch: Arc<Switch>) -> Self {
-        Self { hardware, machine, switch, running: Mutex::new(None), lent: AtomicU64::new(0) }
+        let (running, plugged) = (Mutex::new(None), Mutex::default());
+        Self { hardware, machine, switch, running, plugged, lent: AtomicU64::new(0) }
     }
 
     /// Its name, in the lab and in Kubernetes.
@@ -102,11 +104,17 @@ impl Node {
         &self.machine.console
     }
 
-    /// Switches it on and waits until it takes commands. Its data disk is as it was.
+    /// Switches it on and waits until it takes commands. Its data disk is as it was, and what was plugged in still is.
     ///
     /// # Errors
     /// When it is on already or does not come up.
     pub fn boot(&self) -> Result<()> {
+        self.switch_on()?;
+        let plugged = self.plugged().clone();
+        plugged.iter().try_for_each(|stick| self.insert(stick).map(drop))
+    }
+
+    fn switch_on(&self) -> Result<()> {
         let mut running = self.running();
         if running.is_some() {
             bail!("{} is on already", self.name());
@@ -138,6 +146,14 @@ impl Node {
     /// Whether it is on.
     pub fn is_on(&self) -> bool {
         self.running().is_some()
+    }
+
+    /// Fails if its kernel has died by itself.
+    ///
+    /// # Errors
+    /// With the end of its console.
+    pub fn check(&self) -> Result<()> {
+        self.running().as_mut().map_or(Ok(()), |running| running.power.check())
     }
 
     /// The process that is the node's kernel, while it is on.
@@ -204,6 +220,12 @@ impl Node {
     /// # Errors
     /// When one of that name is plugged in already, or all USB ports are taken.
     pub fn plug(&self, stick: &Stick) -> Result<Instant> {
+        let moment = self.insert(stick)?;
+        self.plugged().push(stick.clone());
+        Ok(moment)
+    }
+
+    fn insert(&self, stick: &Stick) -> Result<Instant> {
         let context = || format!("cannot plug {} into {}", stick.name, self.name());
         if let Some(moment) = self.stock(|stock| {
             stock.insert(stick)?;
@@ -220,6 +242,14 @@ impl Node {
         Ok(moment)
     }
 
+    /// The device node in this node at which a device that is plugged into it ends: a serial port's other side.
+    ///
+    /// # Errors
+    /// When it is not plugged in, or has no far end.
+    pub fn far_end(&self, stick: &Stick) -> Result<String> {
+        Ok(self.run(&stick.far_end())?.trim().to_owned())
+    }
+
     /// Pulls a device out. Returns the moment from which it could be missed.
     ///
     /// # Errors
@@ -229,7 +259,22 @@ impl Node {
         self.stock(|stock| stock.remove(stick))
             .unwrap_or_else(|| self.must(&stick.remove()))
             .with_context(|| format!("cannot pull {} out of {}", stick.name, self.name()))?;
+        self.plugged().retain(|plugged| plugged.name != stick.name);
         Ok(moment)
+    }
+
+    /// Lets a device drop off its bus and come up again at once, under another number, as one with a loose contact does.
+    ///
+    /// # Errors
+    /// When it is not plugged in.
+    pub fn falter(&self, stick: &Stick) -> Result<()> {
+        self.stock(|stock| {
+            stock.remove(stick)?;
+            stock.insert(stick)?;
+            stock.connect(stick)
+        })
+        .unwrap_or_else(|| self.must(&stick.falter()))
+        .with_context(|| format!("{} does not falter in {}", stick.name, self.name()))
     }
 
     /// Cuts its cable: it reaches nobody, not even the API server.
@@ -257,14 +302,20 @@ impl Node {
     /// # Errors
     /// When there is none.
     pub fn kill(&self, argument: &str) -> Result<()> {
+        let found = processes(argument);
         let wanted = quoted(argument);
         self.run(&format!(
-            "n=0; for f in $(grep -l -e {wanted} /proc/[0-9]*/cmdline 2>/dev/null); do\n\
-             [ \"$(tr '\\0' '\\n' <$f 2>/dev/null | sed -n 2p)\" = {wanted} ] || continue\n\
-             p=${{f%/cmdline}}; kill -9 ${{p#/proc/}} && n=$((n+1)); done\n\
-             [ $n -gt 0 ] || {{ echo no process with the first argument {wanted}; exit 1; }}"
+            "{found}[ -n \"$found\" ] || {{ echo no process with the first argument {wanted}; exit 1; }}\nkill -9 $found"
         ))
         .map(drop)
+    }
+
+    /// Whether a program with this first argument runs.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn runs(&self, argument: &str) -> Result<bool> {
+        Ok(!self.run(&format!("{}echo $found", processes(argument)))?.trim().is_empty())
     }
 
     /// Works on the emulator, if the node is on and has one.
@@ -288,6 +339,10 @@ impl Node {
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plugged(&self) -> MutexGuard<'_, Vec<Stick>> {
+        self.plugged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn channel_run(&self, script: &str, deadline: Duration) -> Result<Output> {
@@ -314,4 +369,14 @@ impl Node {
         let _ = fs::remove_file(&path);
         result
     }
+}
+
+/// Shell script that sets `found` to the numbers of the processes with this first argument.
+fn processes(argument: &str) -> String {
+    let wanted = quoted(argument);
+    format!(
+        "found=; for f in $(grep -l -e {wanted} /proc/[0-9]*/cmdline 2>/dev/null); do\n\
+         [ \"$(tr '\\0' '\\n' <$f 2>/dev/null | sed -n 2p)\" = {wanted} ] || continue\n\
+         p=${{f%/cmdline}}; found=\"$found ${{p#/proc/}}\"; done\n"
+    )
 }

@@ -12,6 +12,7 @@ mod images;
 mod kernel;
 mod module;
 mod programs;
+mod release;
 mod root;
 mod stock;
 
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::Cache;
 
 pub use images::Image;
+pub use release::Release;
 
 /// Where everything is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +33,8 @@ pub struct Parts {
     /// A folder of programs for the host: `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `etcd`,
     /// `kubectl`, `kubelet`, `containerd`, `containerd-shim-runc-v2`, `ctr`.
     pub bin: PathBuf,
+    /// Our own program, static.
+    pub patchbay: PathBuf,
     /// The User-Mode Linux kernel, a program of the host.
     pub linux: PathBuf,
     /// The initial ramdisk of a User-Mode Linux node.
@@ -48,7 +52,9 @@ pub struct Parts {
     /// Container images, in the order in which a node must import them: an archive leaves out the layers of those
     /// before it.
     pub images: Vec<Image>,
-    /// The version of Kubernetes, like `v1.34.4`.
+    /// Which Kubernetes it is.
+    pub release: Release,
+    /// Its version, like `v1.34.4`.
     pub kubernetes: String,
 }
 
@@ -59,23 +65,33 @@ impl Parts {
     }
 }
 
-/// Builds what is missing.
+/// Installs the packages of this machine that building and testing need; with all of them there it takes a moment.
+///
+/// # Errors
+/// When some are missing and this process may not install them; the error has the command that a person should run.
+pub fn packages() -> Result<()> {
+    host::packages(&Builder::new()?)
+}
+
+/// Builds what is missing for a lab with this Kubernetes.
 ///
 /// # Errors
 /// The first part that cannot be built, with what to do about it.
-pub fn build() -> Result<Parts> {
+pub fn build(release: Release) -> Result<Parts> {
     let builder = Builder::new()?;
     host::packages(&builder)?;
-    let kube = programs::kubernetes(&builder)?;
+    let kube = programs::kubernetes(&builder, release)?;
     let containerd = programs::containerd(&builder)?;
     let debian = debian::Debian::open(&builder)?;
     let linux = kernel::build(&builder, &debian)?;
     let stock = stock::build(&builder, &debian)?;
     let initramfs = root::initramfs(&builder)?;
-    let root = root::disk(&builder, &kube.folder, &containerd)?;
-    let images = images::build(&builder, &stock)?;
+    let root = root::disk(&builder, &kube, &containerd)?;
+    let patchbay = programs::own(&builder, "patchbay")?;
+    let images = images::build(&builder, &stock, &patchbay)?;
     Ok(Parts {
-        bin: programs::links(&builder, &kube.folder, &containerd)?,
+        patchbay,
+        bin: programs::links(&builder, &kube, &containerd)?,
         linux,
         initramfs,
         root,
@@ -84,6 +100,7 @@ pub fn build() -> Result<Parts> {
         stock_initramfs: stock::initramfs(&builder, &stock)?,
         stock_modules: stock::modules(&builder, &stock)?,
         images,
+        release,
         kubernetes: kube.version,
     })
 }

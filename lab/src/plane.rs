@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::GetParams;
+use kube::api::{GetParams, PostParams};
 use serde_json::json;
 
 use crate::kubeconfig;
@@ -25,6 +26,9 @@ use flags::flag;
 
 /// Time until a fresh control plane must be usable.
 const START: Duration = Duration::from_secs(60);
+
+/// The place of the API server among the programs.
+const SERVER: usize = 1;
 
 /// The first address of the service network: what pods call the API server.
 pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -79,6 +83,9 @@ impl Options {
 pub struct Plane {
     options: Options,
     pki: Pki,
+    /// Where etcd listens.
+    etcd: String,
+    /// In the order of their start: etcd, API server, controller-manager, scheduler.
     children: Vec<Child>,
 }
 
@@ -92,11 +99,11 @@ impl Plane {
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
         let pki = Pki::create(&options.state.join("pki"))?;
-        let mut plane = Self { options, pki, children: Vec::new() };
-        plane.write_files()?;
         let etcd = format!("http://127.0.0.1:{}", free_port()?);
-        plane.run("etcd", flags::etcd(&plane.options.state, &etcd, free_port()?))?;
-        plane.run("kube-apiserver", plane.server_flags(&etcd))?;
+        let mut plane = Self { options, pki, etcd, children: Vec::new() };
+        plane.write_files()?;
+        plane.run("etcd", flags::etcd(&plane.options.state, &plane.etcd, free_port()?))?;
+        plane.run("kube-apiserver", plane.server_flags())?;
         plane.wait_ready()?;
         plane.run("kube-controller-manager", plane.manager_flags())?;
         plane.run("kube-scheduler", vec![flag("config", plane.file("scheduler.json")), "--secure-port=0".into()])?;
@@ -104,9 +111,32 @@ impl Plane {
         Ok(plane)
     }
 
+    /// The API server's process, for faults.
+    ///
+    /// # Errors
+    /// When the control plane has been stopped.
+    pub fn server(&mut self) -> Result<&mut Child> {
+        self.children.get_mut(SERVER).context("the control plane is stopped")
+    }
+
+    /// Starts the API server again after it was killed, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Plane::start`].
+    pub fn restart_server(&mut self) -> Result<()> {
+        let server = self.start_program("kube-apiserver", self.server_flags())?;
+        *self.server()? = server;
+        self.wait_ready()
+    }
+
     /// The administrator's kubeconfig.
     pub fn admin(&self) -> PathBuf {
         self.file("admin.kubeconfig")
+    }
+
+    /// The API server's port.
+    pub fn port(&self) -> u16 {
+        self.options.port
     }
 
     /// The API server's audit log: one JSON line per write, with who did what to which object.
@@ -125,6 +155,22 @@ impl Plane {
     /// When the certificate cannot be made.
     pub fn sign_client(&self, user: &str, group: Option<&str>) -> Result<String> {
         Ok(kubeconfig::render(&self.url(self.options.address), self.pki.ca(), &self.pki.client(user, group)?))
+    }
+
+    /// A kubeconfig with a token of a service account, as seen from this machine: its bearer may do what pods of that
+    /// account may.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub fn account(&self, namespace: &str, name: &str) -> Result<String> {
+        let accounts: kube::Api<ServiceAccount> = kube::Api::namespaced(api::connect(&self.admin())?, namespace);
+        let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
+        let wanted = TokenRequest { spec, ..TokenRequest::default() };
+        let params = PostParams::default();
+        let answer = accounts.create_token_request(name, &params, &wanted);
+        let status = api::request(&format!("a token of {namespace}/{name}"), answer)?.status;
+        let token = status.context("the API server has answered without a token")?.token;
+        Ok(kubeconfig::with_token(&self.url(Ipv4Addr::LOCALHOST), self.pki.ca(), &token))
     }
 
     /// A certificate for the agent of a node, signed by the cluster's authority.
@@ -165,10 +211,14 @@ impl Plane {
     }
 
     fn run(&mut self, name: &str, flags: Vec<String>) -> Result<()> {
-        let log = self.options.logs.join(format!("{name}.log"));
-        let child = Program::new(name, self.options.bin.join(name), log).args(flags).start()?;
+        let child = self.start_program(name, flags)?;
         self.children.push(child);
         Ok(())
+    }
+
+    fn start_program(&self, name: &str, flags: Vec<String>) -> Result<Child> {
+        let log = self.options.logs.join(format!("{name}.log"));
+        Program::new(name, self.options.bin.join(name), log).args(flags).start()
     }
 
     fn write_files(&self) -> Result<()> {

@@ -6,15 +6,17 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 
 /// How much of a log an error message quotes.
 const TAIL: usize = 1500;
@@ -52,6 +54,13 @@ impl Program {
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// Adds a variable to the environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
         self
     }
 
@@ -132,12 +141,36 @@ impl Child {
         }
     }
 
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.send(Signal::TERM);
+    }
+
+    /// Stops it in its tracks: its connections stay open, and nobody answers.
+    pub fn freeze(&self) {
+        self.send(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.send(Signal::CONT);
+    }
+
+    /// One that is gone needs no signal.
+    fn send(&self, signal: Signal) {
+        if let Some(group) = self.group() {
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    fn group(&self) -> Option<Pid> {
+        i32::try_from(self.process.id()).ok().and_then(Pid::from_raw)
+    }
+
     /// Kills it and its process group, and waits until all of them are gone.
     pub fn kill(&mut self) {
-        let group = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
-        if let Some(group) = group {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
+        let group = self.group();
+        self.send(Signal::KILL);
         let _ = self.process.wait();
         // Helpers of a node are reaped by the namespace's first process, a moment later.
         let end = Instant::now() + Duration::from_secs(2);
@@ -158,6 +191,28 @@ impl Drop for Child {
     }
 }
 
+/// A process that is stopped in its tracks for as long as this lives.
+pub struct Frozen(Pid);
+
+impl Frozen {
+    /// Stops a process.
+    ///
+    /// # Errors
+    /// When there is none of this number.
+    pub fn new(pid: u32) -> Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no number of a process")?;
+        kill_process(pid, Signal::STOP).with_context(|| format!("cannot stop process {pid}"))?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // One that has ended meanwhile needs nothing.
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
 /// The end of a log file, as text.
 pub fn tail(path: &Path) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
@@ -174,13 +229,26 @@ pub fn tail(path: &Path) -> String {
     }
 }
 
-/// A port nobody listens on at the moment.
+/// Where [`free_port`] looks: below the ports the kernel takes for outgoing connections (`ip_local_port_range`), any of
+/// which somebody may have by the time the port is used, or used again.
+const PORTS: Range<u16> = 20_000..30_000;
+
+/// A port nobody listens on at the moment. This process gets each once.
 ///
 /// # Errors
 /// When the machine has none left.
 pub fn free_port() -> Result<u16> {
-    let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).context("no free TCP port on 127.0.0.1")?;
-    Ok(socket.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes that look at the same time begin at different places.
+    let start = std::process::id().wrapping_mul(61);
+    PORTS
+        .map(|_| {
+            let offset =
+                start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into()) % u32::from(PORTS.end - PORTS.start);
+            PORTS.start + u16::try_from(offset).unwrap_or(0)
+        })
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .with_context(|| format!("no free TCP port among {PORTS:?} on 127.0.0.1"))
 }
 
 type Job = Box<dyn FnOnce() + Send>;

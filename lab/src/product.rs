@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::cluster::Lab;
@@ -24,8 +24,16 @@ pub fn install(lab: &Lab) -> Result<()> {
             certificate(lab, node.name())?;
         }
         lab.install()?;
-        lab.wait_for("the controller and every agent to run", START, || running(lab))
+        wait_running(lab)
     })
+}
+
+/// Waits until the controller and every agent run.
+///
+/// # Errors
+/// When one does not in time.
+pub fn wait_running(lab: &Lab) -> Result<()> {
+    lab.wait_for("the controller and every agent to run", START, || running(lab))
 }
 
 /// Gives a node's agent its certificate; a node that was switched on again has lost it.
@@ -38,6 +46,18 @@ pub fn certificate(lab: &Lab, node: &str) -> Result<()> {
     node.put(lab.plane().ca().as_bytes(), &format!("{CERTIFICATES}/ca.crt"))?;
     node.put(identity.certificate.as_bytes(), &format!("{CERTIFICATES}/tls.crt"))?;
     node.put(identity.key.as_bytes(), &format!("{CERTIFICATES}/tls.key"))
+}
+
+/// The node on which the controller runs.
+///
+/// # Errors
+/// When there is none.
+pub fn controller_node(lab: &Lab) -> Result<String> {
+    let selector = "app.kubernetes.io/component=controller";
+    let node =
+        lab.kubectl(&["get", "pod", "-n", NAMESPACE, "-l", selector, "-o", "jsonpath={.items[0].spec.nodeName}"])?;
+    ensure!(!node.is_empty(), "no node has the controller");
+    Ok(node)
 }
 
 /// Whether controller and agents run, and every node's devices are published.

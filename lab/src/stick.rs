@@ -27,7 +27,17 @@ pub enum Function {
     },
     /// A serial port (CDC ACM).
     Serial,
+    /// A keyboard (HID): its reports have eight bytes.
+    Keyboard,
 }
+
+/// The report descriptor of a keyboard that a BIOS understands (Device Class Definition for HID 1.11, appendix E.6), as
+/// `printf` takes it.
+const KEYBOARD: &str = concat!(
+    r"\005\001\011\006\241\001\005\007\031\340\051\347\025\000\045\001\165\001\225\010\201\002\225\001\165\010\201\003",
+    r"\225\005\165\001\005\010\031\001\051\005\221\002\225\001\165\003\221\003\225\006\165\010\025\000\045\145\005\007",
+    r"\031\000\051\145\201\000\300",
+);
 
 /// A device, in a drawer until it is plugged into a node.
 #[derive(Debug, Clone)]
@@ -104,11 +114,20 @@ impl Stick {
         self
     }
 
+    /// The same with a disk of another size.
+    #[must_use]
+    pub fn size(mut self, bytes: usize) -> Self {
+        if let Function::Storage { seed, .. } = self.function {
+            self.function = Function::Storage { bytes, seed };
+        }
+        self
+    }
+
     /// The content of its disk; nothing for other functions.
     pub fn image(&self) -> Vec<u8> {
         match self.function {
             Function::Storage { bytes, seed } => random_bytes(bytes, seed),
-            Function::Serial => Vec::new(),
+            Function::Serial | Function::Keyboard => Vec::new(),
         }
     }
 
@@ -144,6 +163,13 @@ impl Stick {
                      echo 1 >$F/lun.0/removable; echo /run/sticks/{name}.img >$F/lun.0/file\nln -s $F $G/configs/c.1/\n"
                 );
             }
+            Function::Keyboard => {
+                let _ = write!(
+                    script,
+                    "F=$G/functions/hid.0; mkdir $F; echo 1 >$F/protocol; echo 1 >$F/subclass; echo 8 >$F/report_length\n\
+                     printf '{KEYBOARD}' >$F/report_desc; ln -s $F $G/configs/c.1/\n"
+                );
+            }
             Function::Serial => script.push_str("F=$G/functions/acm.0; mkdir $F; ln -s $F $G/configs/c.1/\n"),
         }
         script
@@ -154,6 +180,26 @@ impl Stick {
         format!(
             "for u in /sys/class/udc/dummy_udc.*; do echo ${{u##*/}} >/sys/kernel/config/usb_gadget/{}/UDC && exit 0; done 2>/dev/null\n\
              echo no free USB port: all of dummy_hcd.num are taken; exit 1",
+            self.name
+        )
+    }
+
+    /// Shell script that prints the device node at the far end: what is written there comes out of the USB device.
+    pub(crate) fn far_end(&self) -> String {
+        let functions = format!("/sys/kernel/config/usb_gadget/{}/functions", self.name);
+        match self.function {
+            Function::Serial => format!("echo /dev/ttyGS$(cat {functions}/acm.0/port_num)"),
+            Function::Keyboard => format!("N=$(cat {functions}/hid.0/dev); echo /dev/hidg${{N#*:}}"),
+            Function::Storage { .. } => "echo a disk has no far end; exit 1".to_owned(),
+        }
+    }
+
+    /// Shell script that lets the device drop off its bus and come up again at once, in the same port.
+    pub(crate) fn falter(&self) -> String {
+        // Not by `soft_connect`: dummy_hcd does not take up a device again that was stopped that way.
+        format!(
+            "G=/sys/kernel/config/usb_gadget/{}; U=$(cat $G/UDC)\n[ -n \"$U\" ] || {{ echo it is not plugged in; exit 1; }}\n\
+             echo >$G/UDC && echo $U >$G/UDC",
             self.name
         )
     }
@@ -199,6 +245,12 @@ mod tests {
         assert_ne!(red.sha256(), blue.sha256());
         assert_ne!(red.serial, blue.serial);
         assert_eq!(red.image().len(), 8 << 20);
+    }
+
+    #[test]
+    fn a_smaller_disk_holds_the_beginning_of_the_larger_one() {
+        let (stick, small) = (Stick::new("red"), Stick::new("red").size(4096));
+        assert_eq!(stick.image().get(..4096), Some(small.image().as_slice()));
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl Stock {
             Function::Serial => {
                 self.monitor.execute("chardev-add", &json!({"id": id, "backend": {"type": "null", "data": {}}}))
             }
+            Function::Keyboard => Ok(()),
         }
     }
 
@@ -117,6 +118,7 @@ impl Stock {
             }
             // A full-speed device, which the controller for USB 2 alone does not take.
             Function::Serial => json!({"driver": "usb-serial", "bus": "usb3.0", "chardev": id, "id": id}),
+            Function::Keyboard => json!({"driver": "usb-kbd", "bus": "usb3.0", "id": id}),
         };
         if let (Some(serial), Some(fields)) = (&stick.serial, device.as_object_mut()) {
             fields.insert("serial".into(), json!(serial));
@@ -150,6 +152,7 @@ impl Stock {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
             }
             Function::Serial => self.monitor.execute("chardev-remove", &json!({"id": id})),
+            Function::Keyboard => Ok(()),
         }
     }
 

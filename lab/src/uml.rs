@@ -138,9 +138,11 @@ impl Machine {
             format!("lab.host={}", self.share.display()),
         ];
         arguments.extend(
-            ["seccomp=on", "con=null", "con0=null,fd:1", "console=tty0", "ssl=null", "panic=-1", "quiet", "noreboot"]
+            ["seccomp=on", "con=null", "con0=null,fd:1", "console=tty0", "ssl=null", "panic=-1", "noreboot"]
                 .map(str::to_owned),
         );
+        // The place of a BUG is printed without a level, which counts as a warning.
+        arguments.extend(["loglevel=5", "printk.time=1"].map(str::to_owned));
         if let Some(cable) = cable {
             let number = self.number;
             arguments.push(format!("vec0:transport=fd,fd={},mac=52:54:00:00:01:{number:02x}", cable.as_raw_fd()));

@@ -161,7 +161,7 @@ int main(int count, char **words)
 		snprintf(command, sizeof command, "{\"execute\":\"add-fd\",\"arguments\":{\"fdset-id\":%d}}\n", SET);
 		ask(command, device, NULL);
 		snprintf(command, sizeof command,
-			 "{\"execute\":\"device_add\",\"arguments\":{\"driver\":\"usb-host\",\"bus\":\"usb.0\",\"id\":\"%s\","
+			 "{\"execute\":\"device_add\",\"arguments\":{\"driver\":\"usb-host\",\"bus\":\"usb0.0\",\"id\":\"%s\","
 			 "\"hostdevice\":\"/dev/fdset/%d\"}}\n", words[3], SET);
 		ask(command, -1, NULL);
 		printf("plugged %lld\n", now());

@@ -1,11 +1,10 @@
 //! From the cable to the `NodeUSBDevice`: each time a stick nobody has seen before.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use futures::TryStreamExt;
-use kube::api::{Api, WatchEvent, WatchParams};
+use kube::api::{Api, WatchParams};
 use patchbay_api::NodeUSBDevice;
 use serde::Serialize;
 use serde_json::json;
@@ -29,15 +28,12 @@ pub(super) struct Cable {
     pub(super) ours: Times,
 }
 
-/// An object as a watch showed it, and when.
-type Seen = (Instant, NodeUSBDevice);
-
 /// The rounds, the first one not counted.
 ///
 /// # Errors
 /// When an object does not appear.
 pub(super) fn rounds(lab: &Lab, clock: &Clock) -> Result<Cable> {
-    let objects = watch(lab);
+    let objects = api::watch(Api::all(lab.api()), WatchParams::default());
     let node = lab.node(HOME)?;
     let mut cable = Cable::default();
     for number in 0..=ROUNDS {
@@ -59,7 +55,7 @@ pub(super) fn rounds(lab: &Lab, clock: &Clock) -> Result<Cable> {
 }
 
 /// Waits until the object of a stick has this reason for its readiness.
-fn wait(objects: &Receiver<Seen>, stick: &Stick, reason: &str) -> Result<Instant> {
+fn wait(objects: &Receiver<(Instant, NodeUSBDevice)>, stick: &Stick, reason: &str) -> Result<Instant> {
     let serial = stick.serial.as_deref().unwrap_or_default();
     let end = Instant::now() + SOON;
     loop {
@@ -75,23 +71,4 @@ fn wait(objects: &Receiver<Seen>, stick: &Stick, reason: &str) -> Result<Instant
             return Ok(at);
         }
     }
-}
-
-/// What a watch of all objects shows, for as long as somebody listens.
-fn watch(lab: &Lab) -> Receiver<Seen> {
-    let (sender, receiver) = channel();
-    let devices = Api::<NodeUSBDevice>::all(lab.api());
-    api::spawn(async move {
-        // Longer than all rounds together.
-        let Ok(events) = devices.watch(&WatchParams::default().timeout(290), "0").await else { return };
-        let mut events = std::pin::pin!(events);
-        while let Ok(Some(event)) = events.try_next().await {
-            if let WatchEvent::Added(object) | WatchEvent::Modified(object) = event
-                && sender.send((Instant::now(), object)).is_err()
-            {
-                return;
-            }
-        }
-    });
-    receiver
 }

@@ -69,15 +69,14 @@ const GUEST_MODULES: &[&str] = &[
     "evdev",
 ];
 
-/// Makes all images, given the folder of Debian's kernel.
+/// Makes all images, given the folder of Debian's kernel and our program.
 ///
 /// # Errors
 /// If a part of one is missing or cannot be built.
-pub(super) fn build(builder: &Builder, kernel: &Path) -> Result<Vec<Image>> {
+pub(super) fn build(builder: &Builder, kernel: &Path, patchbay: &Path) -> Result<Vec<Image>> {
     let qemu = layer(builder, "qemu-layer", &qemu(builder)?)?;
     let machine = layer(builder, "machine-layer", &machine(builder, kernel)?)?;
-    let program =
-        layer(builder, "patchbay-layer", Tree::new().copy("patchbay", 0o755, &programs::own(builder, "patchbay")?))?;
+    let program = layer(builder, "patchbay-layer", Tree::new().copy("patchbay", 0o755, patchbay))?;
     let pause = layer(builder, "pause-layer", Tree::new().copy("pause", 0o755, &pause(builder)?))?;
     let tool = layer(builder, "tool-layer", &tool(builder)?)?;
 

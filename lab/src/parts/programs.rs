@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::release::Release;
 use super::{Builder, minutes};
 use crate::cache::Inputs;
 use crate::command::Command;
@@ -22,28 +23,31 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Kubernetes, built.
 pub(super) struct Kubernetes {
+    /// Which one.
+    pub(super) release: Release,
     /// Has the program `kube` and links to it.
     pub(super) folder: PathBuf,
     /// As `kubectl version` tells it.
     pub(super) version: String,
 }
 
-/// Builds Kubernetes and etcd.
+/// Builds a release of Kubernetes, with its etcd.
 ///
 /// # Errors
 /// If the modules cannot be downloaded or compiled.
-pub(super) fn kubernetes(builder: &Builder) -> Result<Kubernetes> {
-    let go = Go::new(builder, "kubernetes", "kube")?;
+pub(super) fn kubernetes(builder: &Builder, release: Release) -> Result<Kubernetes> {
+    let part = release.entry("kubernetes");
+    let go = Go::new(builder, &part, "kube", release.modules())?;
     let version = go.version_of("k8s.io/kubernetes")?;
     let flags = kubernetes_flags(&version);
     let tags = "selinux,notest,grpcnotrace";
     let inputs = go.inputs(&flags, tags)?.file(&go.folder.join("main.go"))?;
-    let folder = builder.cache.entry("kubernetes", inputs, |to| {
+    let folder = builder.cache.entry(&part, inputs, |to| {
         let what = format!("building Kubernetes {}", version.trim_start_matches('v'));
         progress::step(&what, || go.build(".", &flags, tags, &to.join("kube")))?;
         KUBERNETES.iter().try_for_each(|name| link("kube", &to.join(name)))
     })?;
-    Ok(Kubernetes { folder, version })
+    Ok(Kubernetes { release, folder, version })
 }
 
 /// Builds containerd, its shim and `ctr`.
@@ -52,7 +56,7 @@ pub(super) fn kubernetes(builder: &Builder) -> Result<Kubernetes> {
 /// If the modules cannot be downloaded or compiled.
 pub(super) fn containerd(builder: &Builder) -> Result<PathBuf> {
     let module = "github.com/containerd/containerd/v2";
-    let go = Go::new(builder, "containerd", "containerd")?;
+    let go = Go::new(builder, "containerd", "containerd", "go.mod")?;
     let version = go.version_of(module)?;
     let flags = format!("-s -w -X {module}/version.Version={version}");
     let tags = "no_btrfs no_devmapper no_zfs netgo osusergo";
@@ -70,11 +74,11 @@ pub(super) fn containerd(builder: &Builder) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If it cannot be made.
-pub(super) fn links(builder: &Builder, kubernetes: &Path, containerd: &Path) -> Result<PathBuf> {
+pub(super) fn links(builder: &Builder, kubernetes: &Kubernetes, containerd: &Path) -> Result<PathBuf> {
     let path = |folder: &Path| folder.display().to_string();
-    let inputs = Inputs::new().text("kubernetes", &path(kubernetes)).text("containerd", &path(containerd));
-    builder.cache.entry("bin", inputs, |to| {
-        for (folder, names) in [(kubernetes, KUBERNETES), (containerd, CONTAINERD)] {
+    let inputs = Inputs::new().text("kubernetes", &path(&kubernetes.folder)).text("containerd", &path(containerd));
+    builder.cache.entry(&kubernetes.release.entry("bin"), inputs, |to| {
+        for (folder, names) in [(kubernetes.folder.as_path(), KUBERNETES), (containerd, CONTAINERD)] {
             names.iter().try_for_each(|name| link(folder.join(name), &to.join(name)))?;
         }
         Ok(())
@@ -110,29 +114,32 @@ struct Go<'a> {
     builder: &'a Builder,
     part: &'a str,
     folder: PathBuf,
+    /// The module file in this folder.
+    modules: &'static str,
     cache: PathBuf,
 }
 
 impl<'a> Go<'a> {
-    fn new(builder: &'a Builder, part: &'a str, folder: &str) -> Result<Self> {
-        Ok(Self { builder, part, folder: builder.source(folder), cache: builder.cache.folder("go")? })
+    fn new(builder: &'a Builder, part: &'a str, folder: &str, modules: &'static str) -> Result<Self> {
+        Ok(Self { builder, part, folder: builder.source(folder), modules, cache: builder.cache.folder("go")? })
     }
 
-    /// The pinned version of a module that this one is built from. Read from `go.mod`: it needs no network, and no
-    /// Go when everything is built.
+    /// The pinned version of a module that this one is built from. Read from the module file: it needs no network, and
+    /// no Go when everything is built.
     fn version_of(&self, module: &str) -> Result<String> {
-        let path = self.folder.join("go.mod");
+        let path = self.folder.join(self.modules);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         required(&text, module).with_context(|| format!("{} does not require {module}", path.display()))
     }
 
     fn inputs(&self, flags: &str, tags: &str) -> Result<Inputs> {
         let inputs = Inputs::new().text("linker flags", flags).text("tags", tags);
-        inputs.file(&self.folder.join("go.mod"))?.file(&self.folder.join("go.sum"))
+        let modules = self.folder.join(self.modules);
+        inputs.file(&modules)?.file(&modules.with_extension("sum"))
     }
 
     fn build(&self, package: &str, flags: &str, tags: &str, output: &Path) -> Result<()> {
-        let arguments = ["build", "-trimpath", "-tags", tags, "-ldflags", flags, "-o"];
+        let arguments = ["build", "-trimpath", "-modfile", self.modules, "-tags", tags, "-ldflags", flags, "-o"];
         self.go().args(arguments).args([output]).args([package]).run()
     }
 
@@ -145,7 +152,7 @@ impl<'a> Go<'a> {
             .env("GOFLAGS", "-buildvcs=false")
             .env("CGO_ENABLED", "0")
             .deadline(minutes(60))
-            .advice("This needs Go 1.26 or later, 8 GB of room for its cache, and the network the first time.")
+            .advice("This needs Go 1.26 or later, 10 GB of room for its cache, and the network the first time.")
     }
 }
 
@@ -173,7 +180,23 @@ fn kubernetes_flags(version: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
+
+    #[test]
+    fn every_module_of_a_release_has_the_version_of_that_release() {
+        for release in Release::value_variants() {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("parts/kube").join(release.modules());
+            let text = fs::read_to_string(&path).unwrap();
+            let version = required(&text, "k8s.io/kubernetes").unwrap().replacen("v1.", "v0.", 1);
+            let replaced: Vec<_> = text.lines().filter_map(|line| line.split_once(" => ")).collect();
+            assert!(replaced.len() > 30, "{replaced:?}");
+            for (_, module) in replaced {
+                assert!(module.ends_with(&version), "{} has {module}, not {version}", path.display());
+            }
+        }
+    }
 
     #[test]
     fn the_required_version_is_found_and_replacements_are_not() {

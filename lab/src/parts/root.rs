@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::programs::Kubernetes;
 use super::{Builder, host, minutes};
 use crate::cache::Inputs;
 use crate::cpio;
@@ -63,10 +64,10 @@ pub(super) fn write_ramdisk(tree: &Tree, path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// If a part of it is missing or the disk cannot be made.
-pub(super) fn disk(builder: &Builder, kubernetes: &Path, containerd: &Path) -> Result<PathBuf> {
-    let tree = node(builder, kubernetes, containerd)?;
+pub(super) fn disk(builder: &Builder, kubernetes: &Kubernetes, containerd: &Path) -> Result<PathBuf> {
+    let tree = node(builder, &kubernetes.folder, containerd)?;
     let inputs = Inputs::new().text("files", &tree.describe()?).text("format", FORMAT);
-    let entry = builder.cache.entry("root", inputs, |to| {
+    let entry = builder.cache.entry(&kubernetes.release.entry("root"), inputs, |to| {
         progress::step("making the disk of the nodes", || write_disk(builder, &tree, to, "root"))
     })?;
     Ok(entry.join("root.ext4"))

@@ -34,7 +34,7 @@ const CONTROLLERS: &[&str] = &[
 
 impl Plane {
     /// For kube-apiserver: authorization, admission and audit as on any cluster.
-    pub(super) fn server_flags(&self, etcd: &str) -> Vec<String> {
+    pub(super) fn server_flags(&self) -> Vec<String> {
         let pki = |name| self.pki.path(name);
         let mut flags = vec![
             flag("audit-log-path", self.audit_log()),
@@ -46,7 +46,7 @@ impl Plane {
             flag("service-account-signing-key-file", pki("sa.key")),
             flag("tls-cert-file", pki("apiserver.crt")),
             flag("tls-private-key-file", pki("apiserver.key")),
-            format!("--etcd-servers={etcd}"),
+            format!("--etcd-servers={}", self.etcd),
             format!("--bind-address={}", self.options.listen),
             format!("--advertise-address={}", self.options.address),
             format!("--secure-port={}", self.options.port),
@@ -56,6 +56,8 @@ impl Plane {
                 "--allow-privileged=true",
                 "--authorization-mode=Node,RBAC",
                 "--enable-admission-plugins=NodeRestriction",
+                // As in the kubelet's configuration.
+                "--feature-gates=ResourceHealthStatus=true",
                 "--kubelet-preferred-address-types=InternalIP",
                 "--service-account-issuer=https://kubernetes.default.svc",
                 "--service-cluster-ip-range=10.96.0.0/24",

@@ -58,30 +58,6 @@ pub(super) fn on_the_machines_own_node_need_no_usbip(lab: &Lab) -> Result<()> {
     case.end()
 }
 
-/// The cable is pulled and put back: everybody is told, and the device is in the guest again without anybody doing anything.
-pub(super) fn that_were_pulled_out_return_by_themselves(lab: &Lab) -> Result<()> {
-    let case = Case::begin(lab, "replug")?;
-    let stick = Stick::new("replug");
-    let (device, _) = case.plug("node-1", &stick)?;
-    case.assign(&device, "replug")?;
-    let mut guest = case.vm("linux-vm", "node-2", &[&device])?;
-    guest.sha256(stick.serial.as_deref().unwrap_or_default(), BOOT)?;
-    case.wait_condition(&device, "Attached", "AttachedToVirtualMachine")?;
-    guest.forget();
-    case.unplug("node-1", &stick)?;
-    guest.wait_line("that the disk is gone", SOON, |l| l.text.contains("guest: disk remove").then_some(()))?;
-    case.wait_condition(&device, "Ready", "NotFound")?;
-    case.wait_condition(&device, "Attached", "Available")?;
-    case.wait_status("linux-vm", &device, false)?;
-    guest.forget();
-    let (again, _) = case.plug("node-1", &stick)?;
-    ensure!(again == device, "the device was {device} and came back as {again}");
-    let seen = guest.sha256(stick.serial.as_deref().unwrap_or_default(), SOON)?;
-    ensure!(seen == stick.sha256(), "the guest reads {seen}, the stick holds {}", stick.sha256());
-    case.wait_condition(&device, "Attached", "AttachedToVirtualMachine")?;
-    case.end()
-}
-
 /// A virtual machine that lists a device of another namespace does not get it, and is told why.
 pub(super) fn of_another_namespace_are_not_attached(lab: &Lab) -> Result<()> {
     let other = Case::begin(lab, "owner")?;

@@ -9,8 +9,16 @@ use crate::cluster::Lab;
 const SOON: Duration = Duration::from_secs(60);
 const TOOL: &str = "localhost/patchbay/tool:lab";
 
-/// A pod runs on each node, reaches the API server by the service's address, its log can be read, and it goes away.
+/// All of it is the Kubernetes that was asked for. A pod runs on each node, reaches the API server by the service's address,
+/// its log can be read, and it goes away.
 pub(super) fn become_ready_and_run_a_pod(lab: &Lab) -> Result<()> {
+    let kubernetes = &lab.parts().kubernetes;
+    let programs = lab.kubectl(&["version"])?;
+    let said = |program: &str| programs.lines().any(|line| line == format!("{program} Version: {kubernetes}"));
+    ensure!(said("Client") && said("Server"), "not all of these are {kubernetes}:\n{programs}");
+    let kubelets = lab.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.kubeletVersion}"])?;
+    ensure!(kubelets.split(' ').all(|kubelet| kubelet == kubernetes), "kubelets are {kubelets}, not {kubernetes}");
+
     for node in lab.nodes() {
         lab.apply_yaml(&pod(node.name()))?;
     }
@@ -31,6 +39,7 @@ pub(super) fn tools_do_what_they_say(lab: &Lab) -> Result<()> {
     let (one, two) = (lab.node("node-1")?, lab.node("node-2")?);
 
     one.run("sleep 86399 </dev/null >/dev/null 2>&1 &")?;
+    ensure!(one.runs("86399")?, "a process that runs is not found");
     one.kill("86399")?;
     ensure!(one.kill("86399").is_err(), "a process that was killed is found again");
 

@@ -6,37 +6,12 @@ use anyhow::{Result, ensure};
 
 use crate::case::{BOOT, Case, SOON};
 use crate::cluster::Lab;
-use crate::guest::{Guest, Line};
 use crate::stick::Stick;
 
-/// What the guest has read of its disk since it was plugged in: good, wrong, failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Reads {
-    ok: u64,
-    bad: u64,
-    errors: u64,
-}
+use super::reading;
 
-fn reads(line: &Line) -> Option<Reads> {
-    let text = line.text.split_once(" reads ")?.1;
-    let number = |name: &str| {
-        let value = text.split_whitespace().find_map(|w| w.strip_prefix(name)?.strip_prefix('='))?;
-        value.parse().ok()
-    };
-    Some(Reads { ok: number("ok")?, bad: number("bad")?, errors: number("errors")? })
-}
-
-/// The guest goes on reading for some time, and never reads anything wrong.
-fn reading_goes_on(guest: &mut Guest) -> Result<()> {
-    guest.forget();
-    let first = guest.wait_line("how its reading goes", SOON, reads)?;
-    let later = guest
-        .wait_line("that it has read a hundred blocks more", SOON, |l| reads(l).filter(|r| r.ok >= first.ok + 100))?;
-    ensure!(later.bad == 0 && later.errors == 0, "the guest read something wrong: {later:?}");
-    let lost = guest.lines().iter().any(|l| l.text.contains("remove"));
-    ensure!(!lost, "the guest lost its device");
-    Ok(())
-}
+/// The kubelet starts a container again after a pause that doubles each time.
+const RESTART: Duration = Duration::from_secs(120);
 
 /// Kills the agent of `victim` while the guest on node-2 reads a stick of node-1; then detaches.
 fn kill_an_agent(lab: &Lab, namespace: &str, victim: &str) -> Result<()> {
@@ -48,13 +23,13 @@ fn kill_an_agent(lab: &Lab, namespace: &str, victim: &str) -> Result<()> {
     guest.sha256(stick.serial.as_deref().unwrap_or_default(), BOOT)?;
     case.wait_status("linux-vm", &device, true)?;
     lab.kill(victim, "agent")?;
-    reading_goes_on(&mut guest)?;
+    reading::goes_on(&mut guest)?;
     // The kubelet has started it again: it takes over what it finds, and can let go of it.
-    lab.wait_for(&format!("the agent of {victim} to run again"), Duration::from_secs(60), || {
-        let alive = lab.node(victim).and_then(|n| n.run("pidof patchbay")).map_err(|e| format!("{e:#}"))?;
-        if alive.trim().is_empty() { Err("no process".to_owned()) } else { Ok(()) }
+    lab.wait_for(&format!("the agent of {victim} to run again"), RESTART, || {
+        let runs = lab.node(victim).and_then(|n| n.runs("agent")).map_err(|e| format!("{e:#}"))?;
+        if runs { Ok(()) } else { Err("no process".to_owned()) }
     })?;
-    reading_goes_on(&mut guest)?;
+    reading::goes_on(&mut guest)?;
     case.wait_status("linux-vm", &device, true)?;
     guest.forget();
     case.set_devices("linux-vm", &[])?;
@@ -96,19 +71,4 @@ pub(super) fn everything_killed_while_attaching(lab: &Lab) -> Result<()> {
     guest.wait_line("that the disk is gone", BOOT, |l| l.text.contains("guest: disk remove").then_some(()))?;
     case.wait_condition(&device, "Attached", "Available")?;
     case.end()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::*;
-
-    #[test]
-    fn the_tally_of_reads_is_understood() {
-        let line = |text: &str| Line { at: Instant::now(), text: text.into() };
-        let seen = reads(&line("guest: disk sda reads ok=20 bad=0 errors=1 up=3.10"));
-        assert_eq!(seen, Some(Reads { ok: 20, bad: 0, errors: 1 }));
-        assert_eq!(reads(&line("guest: disk sda sha256=00 bytes=3")), None);
-    }
 }

@@ -1,0 +1,65 @@
+//! Objects that people delete by hand while a device is attached: all of them come back, and so does the device.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::case::{Case, SOON, VM};
+use crate::cluster::Lab;
+use crate::leaks::ATTACHMENT;
+use crate::published;
+use crate::stick::Stick;
+
+use super::kubelet::remove_by_force;
+use super::reading;
+
+const NAMESPACE: &str = "by-hand";
+
+/// All slices, the attachment pod, the claim of the port, the claim of the device; pods and claims with and without force.
+pub(super) fn objects_come_back(lab: &Lab) -> Result<()> {
+    let case = Case::begin(lab, NAMESPACE)?;
+    let stick = Stick::new(NAMESPACE);
+    let (device, mut guest) = case.reading(&stick, "node-1", "node-2")?;
+
+    let since = || {
+        let time = r#"jsonpath={.status.conditions[?(@.type=="Attached")].lastTransitionTime}"#;
+        lab.kubectl(&["get", "usbdevice", "-n", NAMESPACE, &device, "-o", time])
+    };
+    let (before, attached) = (published::pools(lab)?, since()?);
+    guest.forget();
+    lab.kubectl(&["delete", "resourceslices", "--all", "--wait=false"])?;
+    published::wait_anew(lab, &before, "", SOON)?;
+    let ports = ["get", "resourceclaim", "-n", NAMESPACE, "-l", "usb.virtualization.deckhouse.io/port", "-o", "name"];
+    let port = lab.kubectl(&ports)?;
+    // Protected for as long as it is in use: it goes with its pod.
+    lab.kubectl(&["delete", "-n", NAMESPACE, &port, "--wait=false"])?;
+    reading::has_gone_on(&guest, SOON).context("the slices and the claim of the port were deleted")?;
+    case.wait_condition(&device, "Ready", "Ready")?;
+    case.wait_condition(&device, "Attached", "AttachedToVirtualMachine")?;
+    ensure!(since()? == attached, "the device was attached since {attached}, and is now since {}", since()?);
+
+    let claim = format!("resourceclaim/usb-{device}");
+    let port_by_force = || {
+        let name = "jsonpath={.items[0].status.resourceClaimStatuses[0].resourceClaimName}";
+        let port = lab.kubectl(&["get", "pods", "-n", NAMESPACE, "-l", ATTACHMENT, "-o", name])?;
+        remove_by_force(lab, NAMESPACE, &format!("resourceclaim/{port}"))
+    };
+    let pod = ["delete", "pod", "-n", NAMESPACE, "-l", ATTACHMENT, "--force", "--grace-period=0"];
+    let delete: [(&str, &dyn Fn() -> Result<()>); 4] = [
+        ("the attachment pod was deleted by force", &|| lab.kubectl(&pod).map(drop)),
+        ("the device's claim was deleted", &|| {
+            lab.kubectl(&["delete", "-n", NAMESPACE, &claim, "--wait=false"]).map(drop)
+        }),
+        ("the port's claim was deleted by force", &port_by_force),
+        ("the device's claim was deleted by force", &|| remove_by_force(lab, NAMESPACE, &claim)),
+    ];
+    for (what, delete) in delete {
+        guest.forget();
+        delete()?;
+        guest.loses_disk(SOON).context(what)?;
+        guest.reads(&stick, SOON).context(what)?;
+        case.wait_status(VM, &device, true).context(what)?;
+    }
+    guest.forget();
+    case.set_devices(VM, &[])?;
+    guest.loses_disk(SOON)?;
+    case.end()
+}

@@ -1,0 +1,88 @@
+//! The API server's audit log: every write there was, by whom, and how it ended.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde_json::Value;
+
+/// One request that changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    /// Who.
+    pub(crate) user: String,
+    /// What: `create pods/binding`.
+    pub(crate) what: String,
+    /// Which object: `namespace/name`, or the name alone.
+    pub(crate) object: String,
+    /// The answer's HTTP status.
+    pub(crate) code: u64,
+}
+
+impl Write {
+    /// One of our accounts did it, and it is not about the lease.
+    pub(crate) fn is_of(&self, account: &str) -> bool {
+        self.user.strip_prefix("system:serviceaccount:patchbay:") == Some(account) && !self.what.ends_with(" leases")
+    }
+
+    /// Neither done nor one of the answers that count as done: that it is there already, gone, or another one by now.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.code >= 400 && !matches!(self.code, 404 | 409)
+    }
+}
+
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.what, self.object, self.code)
+    }
+}
+
+/// All writes so far, the oldest first.
+pub(crate) fn read(log: &Path) -> Vec<Write> {
+    std::fs::read_to_string(log).unwrap_or_default().lines().filter_map(of_line).collect()
+}
+
+/// Reads the log as it grows, fast enough to act between two writes.
+pub(crate) struct Tail {
+    log: BufReader<File>,
+    line: String,
+}
+
+impl Tail {
+    /// From the present end on.
+    pub(crate) fn new(log: &Path) -> Self {
+        use std::io::{Seek, SeekFrom};
+        let mut file = File::open(log).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        Self { log: BufReader::new(file), line: String::new() }
+    }
+
+    /// The next write, if there is one.
+    pub(crate) fn next(&mut self) -> Option<Write> {
+        loop {
+            // What there is of a line that is being written yet is kept.
+            if self.log.read_line(&mut self.line).unwrap() == 0 || !self.line.ends_with('\n') {
+                return None;
+            }
+            if let Some(write) = of_line(&std::mem::take(&mut self.line)) {
+                return Some(write);
+            }
+        }
+    }
+}
+
+/// A line that is being written yet is nothing.
+fn of_line(line: &str) -> Option<Write> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
+    let part = |pointer: &str| text(pointer).unwrap_or_default().to_owned();
+    let sub = text("/objectRef/subresource").map_or(String::new(), |sub| format!("/{sub}"));
+    let namespace = text("/objectRef/namespace").map_or(String::new(), |namespace| format!("{namespace}/"));
+    Some(Write {
+        user: text("/user/username")?.to_owned(),
+        what: format!("{} {}{sub}", text("/verb")?, part("/objectRef/resource")),
+        object: format!("{namespace}{}", part("/objectRef/name")),
+        code: event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or(0),
+    })
+}
