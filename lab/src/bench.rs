@@ -72,7 +72,7 @@ fn measure(lab: &Lab) -> Result<()> {
     })?;
 
     let (breakdown, by_step) = steps::breakdown(&records, &ours);
-    let (writes, by_write) = audit::per_cycle(&records.writes, &ours);
+    let cycle = audit::per_cycle(&records.writes, &ours);
     let times = |of: fn(&attach::Round) -> Duration| -> Times { ours.iter().map(of).collect() };
     let (attach, detach) = (times(attach::Round::attach), times(attach::Round::detach));
     // A person at the nodes' own keyboards would not wait for the lab to bring two commands to them.
@@ -87,14 +87,15 @@ fn measure(lab: &Lab) -> Result<()> {
         Row::times("cable in -> NodeUSBDevice ready", &cable.total).at_most(100.0),
         Row::times("  the kernel alone: until its uevent", &cable.kernel),
         Row::times("  ours: from the uevent on", &cable.ours).at_most(100.0),
-        Row::figure("API writes of one attach and detach", writes, "").at_most(12.0),
+        Row::figure("API writes of one attach and detach", cycle.writes, "").at_most(12.0),
+        Row::figure("  Events told besides", cycle.told, ""),
     ];
     rows.extend(processes.iter().flat_map(processes::Process::rows));
     println!("\n{}", table(&format!("Patchbay on this machine, {ROUNDS} rounds each"), &rows));
     println!("{}", table("Where an attach spends its time (each step from the end of the one before)", &breakdown));
     println!("{}", table("Where the attach by hand does", &hand.steps()));
     println!("API writes of our accounts in one cycle (all {ROUNDS} cycles, divided; without leases):");
-    for (what, count) in &by_write {
+    for (what, count) in &cycle.by {
         println!("  {count:>5.1}  {what}");
     }
     let percent = |busy: Option<f64>| busy.map_or("?".to_owned(), |busy| format!("{busy:.0} %"));
@@ -119,7 +120,7 @@ fn measure(lab: &Lab) -> Result<()> {
             "waiting_for_processors_percent": {"attaching": busy, "by_hand": busy_by_hand},
             "rows": rows,
             "attach_ms": attach, "detach_ms": detach, "attach_steps_ms": by_step,
-            "by_hand": hand, "cable": cable, "api_writes_per_cycle": by_write,
+            "by_hand": hand, "cable": cable, "api_writes_per_cycle": cycle.by,
             "processes": processes, "clock_drift_ms": drift,
         }),
     )

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::api::request;
 use crate::cluster::Lab;
+use crate::events::{self, Told, times};
 use crate::guest::Guest;
 use crate::stick::Stick;
 
@@ -218,6 +219,29 @@ impl<'l> Case<'l> {
         self.lab.wait_for(&format!("USBDevice {device} to have {kind} with reason {reason}"), SOON, || {
             let (_, seen, message) = condition(&self.json::<USBDevice>(Some(&self.namespace), device)?, kind);
             if seen == reason { Ok(message) } else { Err(format!("{kind} is {seen}: {message}")) }
+        })
+    }
+
+    /// What has been told so far of an object of the case's namespace, `USBDevice/name`.
+    ///
+    /// # Errors
+    /// When the Events cannot be listed.
+    pub fn told(&self, object: &str) -> Result<Vec<Told>> {
+        let about = format!("{}/{object}", self.namespace);
+        Ok(events::all(self.lab.api())?.into_iter().filter(|told| told.about == about).collect())
+    }
+
+    /// Waits until each of these reasons has been told of an object of the case's namespace more often than `before`.
+    ///
+    /// # Errors
+    /// After the deadline: what was told until then.
+    pub fn wait_told(&self, object: &str, before: &[Told], reasons: &[&str]) -> Result<()> {
+        self.lab.wait_for(&format!("Events about {object} with the reasons {reasons:?}"), SOON, || {
+            let told = self.told(object).map_err(|e| format!("{e:#}"))?;
+            if reasons.iter().all(|reason| times(&told, reason) > times(before, reason)) {
+                return Ok(());
+            }
+            Err(told.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })
     }
 

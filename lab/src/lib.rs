@@ -11,6 +11,7 @@ pub mod command;
 pub mod control;
 pub mod cpio;
 pub mod demo;
+pub mod events;
 pub mod guest;
 pub mod history;
 pub mod install;

@@ -16,6 +16,7 @@
 //! | [`class`] | `DeviceClass` | installation |
 //! | [`attachment`] | `Pod` that stands for an attachment | controller; the `Plugged` condition: agent |
 //! | [`vm_pod`] | `Pod` that runs a virtual machine | controller |
+//! | [`event`] | `Event` of a device or a machine | controller |
 //! | [`node`], [`namespace`] | `Node`, `Namespace` | others |
 
 pub mod attachment;
@@ -23,6 +24,7 @@ pub mod claim;
 pub mod class;
 pub mod crds;
 pub mod device_status;
+pub mod event;
 pub mod keys;
 pub mod meta;
 pub mod namespace;

@@ -17,6 +17,7 @@ pub mod action;
 mod attachments;
 mod devices;
 mod engine;
+pub mod events;
 mod machines;
 mod pods;
 mod status;

@@ -3,11 +3,11 @@
 //! ```text
 //!   watches --> caches --(5 ms after the first change)--> world --> plan --> ledger --> writes (16 at a time)
 //!                  ^                                                           ^           |
-//!                  |                                                           +-- done ---+
+//!                  |                                                           +-- done ---+--> herald --> Events
 //!                  +--------------------- the API server tells what happened --------------+
 //! ```
 //!
-//! One task owns all of it; only the lease has a task of its own. Nothing is decided here but the order of writes: what
+//! One task owns all of it; only the lease and the herald have tasks of their own. Nothing is decided here but the order of writes: what
 //! is in the way of what is in [`target`], what need not be repeated in [`ledger`].
 //!
 //! | event | effect |
@@ -20,6 +20,7 @@
 
 mod act;
 mod cache;
+mod herald;
 mod leader;
 mod ledger;
 mod report;
@@ -38,13 +39,15 @@ use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt};
 use jiff::Timestamp;
 use kube::Client;
 use patchbay_core::conditions::Seconds;
-use patchbay_core::controller::{Action, plan};
+use patchbay_core::controller::events::{Notice, notices};
+use patchbay_core::controller::{Action, World, plan};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connection;
-use act::{ActError, Actor};
+use act::{ActError, Actor, Done};
+use herald::Herald;
 use leader::{Candidate, Leadership};
-use ledger::{Effect, Ledger, Verdict};
+use ledger::{Ledger, Verdict};
 use snapshot::Caches;
 use target::Target;
 use watch::Seen;
@@ -86,7 +89,7 @@ async fn control(args: Args) -> anyhow::Result<()> {
     let identity = args.identity.unwrap_or_else(identity);
 
     let (tell, leadership) = tokio::sync::watch::channel(Leadership::Standby);
-    let mut shell = Shell::new(&client, args.image, leadership);
+    let mut shell = Shell::new(&client, args.image, identity.clone(), leadership);
     let candidate = Candidate::new(client, &namespace, identity);
     let ended = tokio::select! {
         () = candidate.run(&tell) => Err(anyhow::anyhow!("another controller has taken the lease")),
@@ -110,13 +113,21 @@ fn identity() -> String {
     format!("{host}-{}", std::process::id())
 }
 
-type Ended = (Action, Result<Effect, ActError>, Duration);
+/// A write that has ended.
+struct Ended {
+    action: Action,
+    /// What is to be told if it was done.
+    notices: Vec<Notice>,
+    result: Result<Done, ActError>,
+    took: Duration,
+}
 
 /// The loop and all it owns.
 struct Shell {
     watches: SelectAll<BoxStream<'static, Seen>>,
     caches: Caches,
     actor: Actor,
+    herald: Herald,
     ledger: Ledger,
     writes: FuturesUnordered<BoxFuture<'static, Ended>>,
     leadership: tokio::sync::watch::Receiver<Leadership>,
@@ -128,11 +139,17 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(client: &Client, image: String, leadership: tokio::sync::watch::Receiver<Leadership>) -> Self {
+    fn new(
+        client: &Client,
+        image: String,
+        identity: String,
+        leadership: tokio::sync::watch::Receiver<Leadership>,
+    ) -> Self {
         Self {
             watches: watch::all(client),
             caches: Caches::default(),
             actor: Actor::new(client.clone(), image),
+            herald: Herald::new(client.clone(), identity),
             ledger: Ledger::default(),
             writes: FuturesUnordered::new(),
             leadership,
@@ -170,12 +187,15 @@ impl Shell {
     }
 
     /// Notes how a write has ended.
-    fn end(&mut self, (action, result, took): Ended) {
+    fn end(&mut self, Ended { action, notices, result, took }: Ended) {
         let now = Instant::now();
         match result {
-            Ok(effect) => {
+            Ok(Done { effect, written }) => {
                 report::done(&action, took);
                 self.ledger.done(&action, effect, now);
+                if let Some(uid) = written {
+                    self.herald.tell(notices, &uid);
+                }
             }
             Err(error) => {
                 let pause = self.ledger.fail(&action, self.jitter.hash_one(now), now);
@@ -201,7 +221,7 @@ impl Shell {
         for action in plan.actions.into_iter().filter(|a| !target::is_done(a, &world)) {
             let target = Target::of(&action);
             match self.ledger.admit(&action, &self.caches.look(&target), now) {
-                Verdict::Go if self.ledger.running() < MOST_WRITES => self.start(action),
+                Verdict::Go if self.ledger.running() < MOST_WRITES => self.start(action, &world),
                 Verdict::Go | Verdict::Busy => self.waiting = true,
                 Verdict::Wait(until) => next = next.min(until),
             }
@@ -214,11 +234,12 @@ impl Shell {
         next
     }
 
-    fn start(&mut self, action: Action) {
+    fn start(&mut self, action: Action, world: &World) {
         self.ledger.start(&action);
-        let writing = self.actor.act(&action, &self.caches);
+        let (notices, writing) = (notices(&action, world), self.actor.act(&action, &self.caches));
         let begun = Instant::now();
-        self.writes.push(async move { (action, writing.await, begun.elapsed()) }.boxed());
+        let ended = move |result| Ended { action, notices, result, took: begun.elapsed() };
+        self.writes.push(writing.map(ended).boxed());
     }
 }
 

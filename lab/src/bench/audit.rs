@@ -45,9 +45,22 @@ fn of_line(line: &str) -> Option<Write> {
     })
 }
 
-/// The writes of our accounts for one attach and detach, leases left out: how many, and which.
-pub(super) fn per_cycle(writes: &[Write], rounds: &[Round]) -> (f64, BTreeMap<String, f64>) {
-    let (Some(first), Some(last)) = (rounds.first(), rounds.last()) else { return (f64::NAN, BTreeMap::new()) };
+/// What our accounts write for one attach and detach, leases left out.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Cycle {
+    /// How many writes, without Events.
+    pub(super) writes: f64,
+    /// How many Events are told besides.
+    pub(super) told: f64,
+    /// Which of both, and how many of each.
+    pub(super) by: BTreeMap<String, f64>,
+}
+
+/// The mean of all rounds.
+pub(super) fn per_cycle(writes: &[Write], rounds: &[Round]) -> Cycle {
+    let (Some(first), Some(last)) = (rounds.first(), rounds.last()) else {
+        return Cycle { writes: f64::NAN, told: f64::NAN, by: BTreeMap::new() };
+    };
     let cycles = u32::try_from(rounds.len()).map_or(f64::NAN, f64::from);
     let mut by = BTreeMap::<String, f64>::new();
     for write in writes.iter().filter(|w| (first.asked..=last.settled).contains(&w.at) && !w.what.ends_with(" leases"))
@@ -56,7 +69,8 @@ pub(super) fn per_cycle(writes: &[Write], rounds: &[Round]) -> (f64, BTreeMap<St
             *by.entry(format!("{account}: {}", write.what)).or_default() += 1.0 / cycles;
         }
     }
-    (by.values().sum(), by)
+    let sum = |events: bool| by.iter().filter(|(what, _)| what.ends_with(" events") == events).map(|(_, n)| n).sum();
+    Cycle { writes: sum(false), told: sum(true), by }
 }
 
 #[cfg(test)]
@@ -73,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn only_writes_of_our_accounts_during_the_rounds_count_and_leases_do_not() {
+    fn only_writes_of_our_accounts_during_the_rounds_count_leases_do_not_and_events_apart() {
         let at = |second| Duration::from_secs(second);
         let write = |second, user: &str, what: &str| Write { at: at(second), user: user.into(), what: what.into() };
         let ours = "system:serviceaccount:patchbay:controller";
@@ -90,10 +104,14 @@ mod tests {
             write(11, ours, "patch leases"),
             write(12, "system:kube-scheduler", "create pods/binding"),
             write(25, ours, "create pods"),
+            write(25, ours, "create events"),
+            write(26, ours, "patch events"),
+            write(27, ours, "patch events"),
             write(31, ours, "create pods"),
         ];
-        let (total, by) = per_cycle(&writes, &[round(10, 20), round(20, 30)]);
-        assert!((total - 1.0).abs() < 1e-9, "{by:?}");
-        assert_eq!(by.keys().collect::<Vec<_>>(), ["controller: create pods"]);
+        let cycle = per_cycle(&writes, &[round(10, 20), round(20, 30)]);
+        assert!((cycle.writes - 1.0).abs() < 1e-9 && (cycle.told - 1.5).abs() < 1e-9, "{cycle:?}");
+        let kinds: Vec<_> = cycle.by.keys().collect();
+        assert_eq!(kinds, ["controller: create events", "controller: create pods", "controller: patch events"]);
     }
 }

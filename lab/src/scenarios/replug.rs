@@ -20,17 +20,22 @@ const HOME: &str = "node-1";
 const IMPORTER: &str = "node-2";
 
 /// Everybody is told that the device is away, and it is in the guest again without anybody doing anything: from the same port,
-/// another port, the machine's own node, and the first node. Its name, its namespace and its machine stay.
+/// another port, the machine's own node, and the first node. Its name, its namespace and its machine stay. Events of the
+/// device and of the machine tell of both.
 pub(super) fn return_in_any_port_of_any_node(lab: &Lab) -> Result<()> {
     let case = Case::begin(lab, "replug")?;
     let (stick, filler) = (Stick::new("replug").size(SMALL), Stick::new("replug-filler").size(SMALL));
     let (device, mut guest) = case.reading(&stick, HOME, IMPORTER)?;
     let place = || attribute(lab, &device, "portPath");
+    let (object, machine) = (format!("USBDevice/{device}"), format!("VirtualMachine/{VM}"));
     let mut moves = |from: &str, to: &str, meanwhile: &dyn Fn() -> Result<()>| -> Result<()> {
         guest.forget();
+        let (of_device, of_machine) = (case.told(&object)?, case.told(&machine)?);
         case.unplug(from, &stick)?;
         guest.loses_disk(SOON)?;
         case.wait_away(VM, &device, "NotFound")?;
+        case.wait_told(&object, &of_device, &["NotFound", "Available"])?;
+        case.wait_told(&machine, &of_machine, &["NotFound"])?;
         meanwhile()?;
         guest.forget();
         let (again, _) = case.plug(to, &stick)?;
@@ -38,7 +43,9 @@ pub(super) fn return_in_any_port_of_any_node(lab: &Lab) -> Result<()> {
         guest.reads(&stick, SOON)?;
         case.wait_status(VM, &device, true)?;
         case.wait_node_condition(&device, "Assigned", "Assigned")?;
-        case.wait_condition(&device, "Attached", "AttachedToVirtualMachine").map(drop)
+        case.wait_condition(&device, "Attached", "AttachedToVirtualMachine")?;
+        case.wait_told(&object, &of_device, &["Ready", "AttachedToVirtualMachine"])?;
+        case.wait_told(&machine, &of_machine, &["AttachedToVirtualMachine", "AllAttached"])
     };
     let nothing = || Ok(());
 

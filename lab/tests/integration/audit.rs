@@ -21,9 +21,10 @@ pub(crate) struct Write {
 }
 
 impl Write {
-    /// One of our accounts did it, and it is not about the lease.
+    /// One of our accounts did it, and it is neither about the lease nor an Event, which is told besides.
     pub(crate) fn is_of(&self, account: &str) -> bool {
-        self.user.strip_prefix("system:serviceaccount:patchbay:") == Some(account) && !self.what.ends_with(" leases")
+        let besides = [" leases", " events"].iter().any(|kind| self.what.ends_with(kind));
+        self.user.strip_prefix("system:serviceaccount:patchbay:") == Some(account) && !besides
     }
 
     /// Neither done nor one of the answers that count as done: that it is there already, gone, or another one by now.

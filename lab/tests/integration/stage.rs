@@ -121,7 +121,7 @@ impl Stage {
         self.awake.send_replace(awake);
     }
 
-    /// The writes of one of our accounts, leases left out.
+    /// The writes of one of our accounts, leases and Events left out.
     pub(crate) fn writes(&self, account: &str) -> Vec<Write> {
         audit::read(&self.plane.audit_log()).into_iter().filter(|write| write.is_of(account)).collect()
     }

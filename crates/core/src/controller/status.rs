@@ -9,7 +9,10 @@ use crate::names::{DeviceName, NodeName, VmName};
 use crate::speed::Hub;
 
 /// What is said of a device that nobody uses.
-const AVAILABLE: &str = "Device is available for attachment";
+pub(super) const AVAILABLE: &str = "Device is available for attachment";
+
+/// The same of one that cannot be used.
+pub(super) const UNUSED: &str = "Device is not in use";
 
 /// The `Attached` condition of a device, and the machine that has it.
 pub(super) fn attached(
@@ -35,7 +38,7 @@ pub(super) fn attached(
     let Some(attachment) = attachment else {
         let message = match ready {
             Reason::Ready => pods::requested(world, name, plan).unwrap_or_else(|| AVAILABLE.to_owned()),
-            _ => "Device is not in use".to_owned(),
+            _ => UNUSED.to_owned(),
         };
         return (make(Reason::Available, message), None);
     };

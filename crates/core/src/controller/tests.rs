@@ -5,6 +5,7 @@
 mod attach;
 mod builder;
 mod devices;
+mod events;
 mod machines;
 mod pods;
 mod quiet;

@@ -46,6 +46,28 @@ pub(super) enum ActError {
     NoMachine,
 }
 
+/// What an action has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    /// How the caches will show it.
+    pub(super) effect: Effect,
+    /// The uid of the object, if it was written now.
+    pub(super) written: Option<Uid>,
+}
+
+impl Done {
+    fn written<K: Resource>(object: &K) -> Self {
+        let written = object.meta().uid.as_deref().map(Uid::new);
+        Self { effect: Effect::Version(version(object)), written }
+    }
+}
+
+impl From<Effect> for Done {
+    fn from(effect: Effect) -> Self {
+        Self { effect, written: None }
+    }
+}
+
 /// Writes for the controller.
 #[derive(Clone)]
 pub(super) struct Actor {
@@ -60,12 +82,12 @@ impl Actor {
     }
 
     /// Prepares `action`, whose objects are as `caches` show them.
-    pub(super) fn act(&self, action: &Action, caches: &Caches) -> BoxFuture<'static, Result<Effect, ActError>> {
+    pub(super) fn act(&self, action: &Action, caches: &Caches) -> BoxFuture<'static, Result<Done, ActError>> {
         let writing = self.prepare(action, caches);
         async move { tokio::time::timeout(DEADLINE, writing).await.unwrap_or(Err(ActError::Late)) }.boxed()
     }
 
-    fn prepare(&self, action: &Action, caches: &Caches) -> BoxFuture<'static, Result<Effect, ActError>> {
+    fn prepare(&self, action: &Action, caches: &Caches) -> BoxFuture<'static, Result<Done, ActError>> {
         let uid = caches.look(&Target::of(action)).object.map(|(uid, _)| uid);
         match action {
             Action::CreateNodeDevice { name, status } => {
@@ -148,51 +170,51 @@ impl Actor {
     }
 }
 
-async fn create<K>(api: Api<K>, object: K) -> Result<Effect, ActError>
+async fn create<K>(api: Api<K>, object: K) -> Result<Done, ActError>
 where
     K: Resource + Clone + Serialize + DeserializeOwned + Debug,
 {
     let params = PostParams { field_manager: Some(keys::CONTROLLER.to_owned()), ..PostParams::default() };
     match api.create(&params, &object).await {
-        Ok(created) => Ok(Effect::Version(version(&created))),
-        Err(error) if is(&error, "AlreadyExists") => Ok(Effect::Present),
+        Ok(created) => Ok(Done::written(&created)),
+        Err(error) if is(&error, "AlreadyExists") => Ok(Effect::Present.into()),
         Err(error) => Err(error.into()),
     }
 }
 
 /// A status cannot be written together with the rest of a new object.
-async fn create_with_status<K>(api: Api<K>, object: K, patch: Value) -> Result<Effect, ActError>
+async fn create_with_status<K>(api: Api<K>, object: K, patch: Value) -> Result<Done, ActError>
 where
     K: Resource + Clone + Serialize + DeserializeOwned + Debug,
 {
     let name = object.meta().name.clone().unwrap_or_default();
     match create(api.clone(), object).await? {
-        Effect::Version(_) => publish(api, name, patch).await,
+        Done { effect: Effect::Version(_), .. } => publish(api, name, patch).await,
         there => Ok(there),
     }
 }
 
-async fn publish<K>(api: Api<K>, name: String, patch: Value) -> Result<Effect, ActError>
+async fn publish<K>(api: Api<K>, name: String, patch: Value) -> Result<Done, ActError>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let params = PatchParams::apply(keys::CONTROLLER).force();
     match api.patch_status(&name, &params, &Patch::Apply(&patch)).await {
-        Ok(written) => Ok(Effect::Version(version(&written))),
+        Ok(written) => Ok(Done::written(&written)),
         // Gone, or another one of its name: the watch will tell.
-        Err(error) if is(&error, "NotFound") || is(&error, "Conflict") => Ok(Effect::Unknown),
+        Err(error) if is(&error, "NotFound") || is(&error, "Conflict") => Ok(Effect::Unknown.into()),
         Err(error) => Err(error.into()),
     }
 }
 
-async fn delete<K>(api: Api<K>, name: String, uid: Option<Uid>) -> Result<Effect, ActError>
+async fn delete<K>(api: Api<K>, name: String, uid: Option<Uid>) -> Result<Done, ActError>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let only = Preconditions { uid: uid.as_ref().map(ToString::to_string), resource_version: None };
     match api.delete(&name, &DeleteParams::default().preconditions(only)).await {
-        Ok(_) => Ok(Effect::Gone(uid)),
-        Err(error) if is(&error, "NotFound") || is(&error, "Conflict") => Ok(Effect::Gone(uid)),
+        Ok(_) => Ok(Effect::Gone(uid).into()),
+        Err(error) if is(&error, "NotFound") || is(&error, "Conflict") => Ok(Effect::Gone(uid).into()),
         Err(error) => Err(error.into()),
     }
 }
