@@ -2,6 +2,8 @@
 //!
 //! A case has a namespace of its own. [`Case::end`] takes everything away again, the way a person would.
 
+mod operation;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -19,6 +19,7 @@ mod kubelet;
 mod life;
 mod limits;
 mod nodes;
+mod operations;
 mod outages;
 mod outsiders;
 mod pods;
@@ -85,6 +86,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("devices_return_when_their_machine_is_restarted", devices::return_when_their_machine_is_restarted),
         scenario("devices_return_when_qemu_crashed", devices::return_when_qemu_crashed),
         scenario("devices_are_free_while_their_machine_is_stopped_or_gone", life::stopped_killed_and_deleted),
+        scenario("operations_start_stop_and_restart_a_machine", operations::start_stop_and_restart),
         scenario("devices_follow_their_machine_when_its_node_is_drained", life::drained),
         scenario("reassigned_devices_leave_one_machine_before_they_enter_another", assignments::changed_while_attached),
         scenario("pods_ask_a_serial_adapter_on_another_node", pods::a_serial_adapter_answers_a_job_on_another_node),

@@ -3,7 +3,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use crate::{NodeUSBDevice, USBDevice, VirtualMachine};
+use crate::{NodeUSBDevice, USBDevice, VirtualMachine, VirtualMachineOperation};
 
 /// Text could not be made of a definition.
 #[derive(Debug, thiserror::Error)]
@@ -11,8 +11,8 @@ use crate::{NodeUSBDevice, USBDevice, VirtualMachine};
 pub struct CrdError(#[from] serde_saphyr::ser::Error);
 
 /// All definitions.
-pub fn all() -> [CustomResourceDefinition; 3] {
-    [NodeUSBDevice::crd(), USBDevice::crd(), VirtualMachine::crd()]
+pub fn all() -> [CustomResourceDefinition; 4] {
+    [NodeUSBDevice::crd(), USBDevice::crd(), VirtualMachine::crd(), VirtualMachineOperation::crd()]
 }
 
 /// All definitions, as a stream of YAML documents.

@@ -9,6 +9,7 @@
 //! | [`node_device`] | `NodeUSBDevice` | spec: people, status: controller |
 //! | [`usb_device`] | `USBDevice` | controller |
 //! | [`virtual_machine`] | `VirtualMachine` | spec: people, status: controller |
+//! | [`operation`] | `VirtualMachineOperation` | spec: people, status: controller |
 //! | [`slice`] | `ResourceSlice` | agent |
 //! | [`claim`] | `ResourceClaim` | controller, people, kube-controller-manager, kube-scheduler |
 //! | [`port`] | `ResourceClaimTemplate` of a vhci port | controller |
@@ -30,6 +31,7 @@ pub mod meta;
 pub mod namespace;
 pub mod node;
 pub mod node_device;
+pub mod operation;
 mod pod_trouble;
 pub mod port;
 pub mod quantity;
@@ -43,6 +45,7 @@ pub mod vm_pod;
 
 pub use meta::Unreadable;
 pub use node_device::NodeUSBDevice;
+pub use operation::VirtualMachineOperation;
 pub use usb_device::USBDevice;
 pub use virtual_machine::VirtualMachine;
 

@@ -5,6 +5,7 @@
 
 use kube::core::{Message, Rule};
 use patchbay_core::controller::MAX_DEVICES;
+use patchbay_core::controller::world::OperationKind;
 
 /// A DNS label: what names of devices and namespaces are.
 const LABEL: &str = "self.size() <= 63 && self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
@@ -46,6 +47,26 @@ pub(crate) fn different_devices() -> Rule {
         "self.all(d, self.exists_one(e, e.name == d.name))",
         "a USB device is listed more than once: list each device once".to_owned(),
     )
+}
+
+/// What operations do.
+pub(crate) fn operation_type() -> Rule {
+    let known: Vec<_> = OperationKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    let list = known.iter().map(|kind| format!("'{kind}'")).collect::<Vec<_>>().join(", ");
+    text_rule(&format!("self in [{list}]"), &format!("is no type of operation: there are {}", known.join(", ")))
+}
+
+/// The name of a `VirtualMachine`.
+pub(crate) fn machine_name() -> Rule {
+    text_rule(
+        "self.size() <= 63 && self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+        "cannot be the name of a VirtualMachine (kubectl get vm shows the names)",
+    )
+}
+
+/// What is asked for once cannot become something else.
+pub(crate) fn immutable() -> Rule {
+    rule("self == oldSelf", "an operation cannot be changed: make another one".to_owned())
 }
 
 /// The reference of an image.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema, Resource};
 use patchbay_core::conditions::{ConditionType, GuestPort};
-use patchbay_core::controller::world::{Vm, VmPhase, VmStatus, VmUsbStatus};
+use patchbay_core::controller::world::{self, Power, Vm, VmPhase, VmStatus, VmUsbStatus};
 use patchbay_core::names::{DeviceName, Namespace, NodeName, Uid, VmName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,8 @@ pub struct VirtualMachineSpec {
     #[schemars(length(max = 512))]
     #[x_kube(validation = rules::image())]
     pub image: String,
-    /// When the machine runs. `Manual`: it is neither started nor stopped, but goes on with what it does.
+    /// When the machine runs. `Manual` and `AlwaysOnUnlessStoppedManually` leave it to `VirtualMachineOperation`s to start and
+    /// stop it.
     #[serde(default)]
     pub run_policy: RunPolicy,
     /// Labels of the nodes the machine may run on.
@@ -109,9 +110,9 @@ pub enum RunPolicy {
     AlwaysOn,
     /// Never.
     AlwaysOff,
-    /// It is neither started nor stopped, but goes on with what it does.
+    /// As operations say; until there is one, it goes on with what it does.
     Manual,
-    /// Always, unless it was stopped by hand.
+    /// Always, unless an operation has stopped it.
     #[default]
     AlwaysOnUnlessStoppedManually,
 }
@@ -133,6 +134,10 @@ pub struct VirtualMachineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub phase: Option<String>,
+    /// On or Off: what operations have asked for last, where spec.runPolicy leaves it to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub power: Option<String>,
     /// The node it runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
@@ -205,6 +210,8 @@ pub struct Machine {
     pub node_selector: BTreeMap<String, String>,
 }
 
+const POWERS: [(Power, &str); 2] = [(Power::On, "On"), (Power::Off, "Off")];
+
 const PHASES: [(VmPhase, &str); 5] = [
     (VmPhase::Pending, "Pending"),
     (VmPhase::Starting, "Starting"),
@@ -222,11 +229,7 @@ pub fn read(object: &VirtualMachine) -> Result<((Namespace, VmName), Vm, Machine
         uid: uid.clone(),
         generation: meta.generation.unwrap_or(0),
         deleting: meta.deletion_timestamp.is_some(),
-        run: match spec.run_policy {
-            RunPolicy::AlwaysOn | RunPolicy::AlwaysOnUnlessStoppedManually => true,
-            RunPolicy::AlwaysOff => false,
-            RunPolicy::Manual => matches!(status.phase, Some(VmPhase::Starting | VmPhase::Running)),
-        },
+        policy: spec.run_policy.into(),
         usb_devices: spec.usb_devices.iter().map(|d| DeviceName::new(&d.name)).collect(),
         status,
     };
@@ -243,6 +246,17 @@ pub fn read(object: &VirtualMachine) -> Result<((Namespace, VmName), Vm, Machine
     Ok(((Namespace::new(meta::namespace(meta)?), VmName::new(meta::name(meta)?)), vm, machine))
 }
 
+impl From<RunPolicy> for world::RunPolicy {
+    fn from(policy: RunPolicy) -> Self {
+        match policy {
+            RunPolicy::AlwaysOn => Self::AlwaysOn,
+            RunPolicy::AlwaysOff => Self::AlwaysOff,
+            RunPolicy::Manual => Self::Manual,
+            RunPolicy::AlwaysOnUnlessStoppedManually => Self::AlwaysOnUnlessStoppedManually,
+        }
+    }
+}
+
 /// The apply patch that publishes a status.
 pub fn status_patch(namespace: &Namespace, name: &VmName, uid: Option<&Uid>, status: &VmStatus) -> Value {
     json!({
@@ -257,8 +271,10 @@ impl From<&VmStatus> for VirtualMachineStatus {
     fn from(status: &VmStatus) -> Self {
         let attached = status.usb_devices.iter().filter(|d| d.attached).count();
         let phase = PHASES.iter().find(|(phase, _)| Some(*phase) == status.phase);
+        let power = POWERS.iter().find(|(power, _)| Some(*power) == status.power);
         Self {
             phase: phase.map(|(_, text)| (*text).to_owned()),
+            power: power.map(|(_, text)| (*text).to_owned()),
             node_name: status.node.as_ref().map(ToString::to_string),
             observed_generation: Some(status.observed_generation),
             usb: Some(format!("{attached}/{}", status.usb_devices.len())).filter(|_| !status.usb_devices.is_empty()),
@@ -277,6 +293,7 @@ impl From<&VirtualMachineStatus> for VmStatus {
         Self {
             conditions,
             phase: phase.map(|(phase, _)| *phase),
+            power: POWERS.iter().find(|(_, text)| Some(*text) == status.power.as_deref()).map(|(power, _)| *power),
             node: status.node_name.as_deref().map(NodeName::new),
             observed_generation: status.observed_generation.unwrap_or(0),
             usb_devices: status.usb_devices.iter().flatten().map(VmUsbStatus::from).collect(),
@@ -329,16 +346,16 @@ mod tests {
     fn the_shortest_manifest_gets_the_defaults() {
         let ((namespace, name), vm, machine) = read(&object(json!({"image": "example/guest:1"}))).unwrap();
         assert_eq!((namespace.as_str(), name.as_str()), ("my-project", "linux-vm"));
-        assert!(vm.run && vm.usb_devices.is_empty());
+        assert!(vm.run() && vm.usb_devices.is_empty());
         assert_eq!((machine.cpus, machine.core_percent, machine.memory), (1, 10, 512 << 20));
     }
 
     #[test]
     fn a_manual_machine_goes_on_with_what_it_does() {
         let mut vm = object(json!({"image": "example/guest:1", "runPolicy": "Manual"}));
-        assert!(!read(&vm).unwrap().1.run);
+        assert!(!read(&vm).unwrap().1.run());
         vm.status = Some(VirtualMachineStatus { phase: Some("Running".to_owned()), ..VirtualMachineStatus::default() });
-        assert!(read(&vm).unwrap().1.run);
+        assert!(read(&vm).unwrap().1.run());
     }
 
     #[test]
@@ -360,6 +377,7 @@ mod tests {
             |kind, reason| CoreCondition { kind, reason, message: "so it is".to_owned(), since: 1_700_000_000 };
         let status = VmStatus {
             phase: Some(VmPhase::Running),
+            power: Some(Power::Off),
             node: Some("node-2".into()),
             observed_generation: 7,
             usb_devices: vec![usb("webcam", Some(GuestPort { bus: 0, port: "2.1".to_owned() })), usb("token", None)],

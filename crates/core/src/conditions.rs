@@ -12,7 +12,7 @@ pub use reason::Reason;
 /// Seconds since the epoch: the resolution of Kubernetes' `metav1.Time`.
 pub type Seconds = i64;
 
-/// The types of condition that `NodeUSBDevice`, `USBDevice` and `VirtualMachine` carry.
+/// The types of condition that `NodeUSBDevice`, `USBDevice`, `VirtualMachine` and `VirtualMachineOperation` carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ConditionType {
     /// Whether the device can be used.
@@ -25,6 +25,8 @@ pub enum ConditionType {
     Running,
     /// Whether all USB devices of the virtual machine are attached.
     USBDevicesAttached,
+    /// Whether the operation is done.
+    Completed,
 }
 
 impl ConditionType {
@@ -34,6 +36,9 @@ impl ConditionType {
     /// Those of a virtual machine.
     pub const OF_VM: &[Self] = &[Self::Running, Self::USBDevicesAttached];
 
+    /// Those of an operation.
+    pub const OF_OPERATION: &[Self] = &[Self::Completed];
+
     /// As in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -42,6 +47,7 @@ impl ConditionType {
             Self::Attached => "Attached",
             Self::Running => "Running",
             Self::USBDevicesAttached => "USBDevicesAttached",
+            Self::Completed => "Completed",
         }
     }
 }

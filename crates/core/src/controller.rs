@@ -19,6 +19,7 @@ mod devices;
 mod engine;
 pub mod events;
 mod machines;
+mod operations;
 mod pods;
 mod status;
 pub mod world;
@@ -49,6 +50,7 @@ pub fn plan(world: &World) -> Plan {
     attachments::plan(world, &mut plan);
     devices::plan(world, &mut plan);
     machines::plan(world, &mut plan);
+    operations::plan(world, &mut plan);
     pods::plan(world, &mut plan);
     plan
 }

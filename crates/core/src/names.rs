@@ -60,6 +60,10 @@ name! {
     VmName
 }
 name! {
+    /// A `VirtualMachineOperation`.
+    OperationName
+}
+name! {
     /// A pod.
     PodName
 }

@@ -213,6 +213,11 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
                 vm.status = status;
             }
         }
+        Action::PublishOperation { namespace, name, status } => {
+            if let Some(operation) = cluster.api_mut().seen.operations.get_mut(&(namespace, name)) {
+                operation.status = status;
+            }
+        }
         Action::DeleteSlice { name } => {
             for pool in cluster.api_mut().seen.pools.values_mut() {
                 pool.slices.remove(&name);
@@ -251,6 +256,7 @@ fn brief(action: &Action) -> String {
             let usb = status.usb_devices.iter().map(|u| format!("{}: {}", u.name, u.message)).collect::<Vec<_>>();
             format!("VirtualMachine {namespace}/{name} says [{:?}, {}]", status.phase, usb.join(", "))
         }
+        Action::PublishOperation { name, status, .. } => format!("operation {name} says {:?}", status.phase),
         Action::DeleteSlice { name } => format!("deletes slice {name}"),
     }
 }

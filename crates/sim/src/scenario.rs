@@ -123,7 +123,7 @@ impl Scenario {
             uid: patchbay_core::names::Uid::new(format!("{name}#0")),
             generation: 1,
             deleting: false,
-            run: true,
+            policy: world::RunPolicy::AlwaysOn,
             usb_devices: devices.iter().map(|d| DeviceName::new(*d)).collect(),
             status: Default::default(),
         };

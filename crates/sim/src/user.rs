@@ -1,5 +1,6 @@
 //! People: they assign devices, list them, and delete, restart, stop and start machines.
 
+use patchbay_core::controller::world::RunPolicy;
 use patchbay_core::names::{DeviceName, Namespace, NodeName, PodName, VmName};
 
 use crate::cluster::Cluster;
@@ -92,8 +93,8 @@ pub fn apply(cluster: &mut Cluster, edit: &Edit) -> bool {
         Edit::DeletePod(namespace, name) => cluster.api_mut().delete_pod(&(namespace.clone(), name.clone())),
         Edit::EndPod(namespace, name) => cluster.end_pod(&(namespace.clone(), name.clone())),
         Edit::Run(namespace, name, run) => seen.vms.get_mut(&vm(namespace, name)).is_some_and(|object| {
-            let changes = object.run != *run;
-            object.run = *run;
+            let changes = object.run() != *run;
+            object.policy = if *run { RunPolicy::AlwaysOn } else { RunPolicy::AlwaysOff };
             object.generation += i64::from(changes);
             changes
         }),

@@ -38,7 +38,7 @@ pub(super) fn stopped_killed_and_deleted(lab: &Lab) -> Result<()> {
 }
 
 /// Nobody has the device, anybody may have it, and nothing is left of its attachment.
-fn is_free(case: &Case<'_>, device: &str) -> Result<()> {
+pub(super) fn is_free(case: &Case<'_>, device: &str) -> Result<()> {
     case.lab.assert_no_leaks(SOON)?;
     case.wait_condition(device, "Ready", "Ready")?;
     case.lab.wait_for("the device to be said to be available", SOON, || {

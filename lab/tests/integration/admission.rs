@@ -2,7 +2,7 @@
 
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use patchbay_api::{NodeUSBDevice, VirtualMachine, keys};
+use patchbay_api::{NodeUSBDevice, VirtualMachine, VirtualMachineOperation, keys};
 use patchbay_core::speed::Speed;
 use patchbay_lab::api::block_on;
 use serde_json::{Value, json};
@@ -108,4 +108,36 @@ fn a_device_cannot_be_given_to_what_is_no_namespace() {
     stage.assign("webcam", Some("1-project"));
     stage.node_device_is("webcam", "Assigned", "InProgress");
     stage.check(&controller);
+}
+
+fn operation(kind: &str, vm: &str) -> VirtualMachineOperation {
+    serde_json::from_value(json!({
+        "apiVersion": keys::API_VERSION, "kind": "VirtualMachineOperation",
+        "metadata": {"name": "operation", "namespace": "blue"},
+        "spec": {"type": kind, "virtualMachineName": vm},
+    }))
+    .unwrap()
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn an_operation_that_cannot_be_is_refused_and_none_can_be_changed() {
+    let stage = Stage::open();
+    stage.namespace("blue");
+    let operations: Api<VirtualMachineOperation> = stage.within("blue");
+    for (kind, vm, sentence) in [
+        ("Dance", "linux-vm", "\"Dance\" is no type of operation: there are Start, Stop, Restart"),
+        ("start", "linux-vm", "\"start\" is no type of operation"),
+        ("Start", "Linux VM", "\"Linux VM\" cannot be the name of a VirtualMachine"),
+        ("Start", "", "\"\" cannot be the name of a VirtualMachine"),
+    ] {
+        let answer = refusal(block_on(operations.create(&PostParams::default(), &operation(kind, vm))));
+        assert!(answer.contains(sentence), "{kind} {vm}: {answer}");
+    }
+    create(&operations, &operation("Start", "linux-vm"));
+    for change in [json!({"type": "Stop"}), json!({"virtualMachineName": "other-vm"})] {
+        let patch = Patch::Merge(json!({"spec": change}));
+        let answer = refusal(block_on(operations.patch("operation", &PatchParams::default(), &patch)));
+        assert!(answer.contains("an operation cannot be changed: make another one"), "{answer}");
+    }
 }

@@ -76,4 +76,20 @@ reasons! {
     NoUSBDevice = false,
     /// USBDevicesAttached: another machine or a pod has one.
     InUse = false,
+    /// Completed: it is done.
+    OperationCompleted = true,
+    /// Completed: the machine is being started.
+    StartInProgress = false,
+    /// Completed: the machine is being stopped.
+    StopInProgress = false,
+    /// Completed: the machine is being stopped and started again.
+    RestartInProgress = false,
+    /// Completed: there is no such machine, or no more.
+    VirtualMachineNotFound = false,
+    /// Completed: the machine's `spec.runPolicy` forbids it.
+    NotApplicableForVirtualMachineRunPolicy = false,
+    /// Completed: the machine is in that state already, or cannot get there from its own.
+    NotApplicableForVirtualMachinePhase = false,
+    /// Completed: another operation on the machine is in progress.
+    OtherOperationInProgress = false,
 }

@@ -1,8 +1,8 @@
 //! What the controller does: small steps, each of which may be repeated or lost without harm.
 
 use crate::conditions::Seconds;
-use crate::controller::world::{ClaimReport, DeviceStatus, TemplateContent, VmStatus};
-use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
+use crate::controller::world::{ClaimReport, DeviceStatus, OperationStatus, TemplateContent, VmStatus};
+use crate::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, PodRef, Uid, VmName};
 use crate::speed::Hub;
 
 /// The plan: what to do now, in this order, and when to look again though nothing has changed.
@@ -173,6 +173,15 @@ pub enum Action {
         name: VmName,
         /// Its status.
         status: VmStatus,
+    },
+    /// Write the status of a `VirtualMachineOperation`.
+    PublishOperation {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: OperationName,
+        /// Its status.
+        status: OperationStatus,
     },
     /// Delete a slice of a node that is gone or dead.
     DeleteSlice {

@@ -73,7 +73,7 @@ pub fn attachment_name(device: &DeviceName, vm_pod: &Uid) -> PodName {
 /// All wishes, in a fixed order, each name of a list once.
 pub(super) fn wishes(world: &World) -> Vec<Wish> {
     let mut wishes = Vec::new();
-    for ((namespace, name), vm) in world.vms.iter().filter(|(_, vm)| !vm.deleting && vm.run) {
+    for ((namespace, name), vm) in world.vms.iter().filter(|(_, vm)| !vm.deleting && vm.run()) {
         let Some((vm_pod, pod)) = engine::running(world, namespace, name, vm) else { continue };
         let Some(node) = &pod.node else { continue };
         let mut seen = BTreeSet::new();
@@ -190,7 +190,7 @@ fn valid(world: &World, attachment: &Attachment) -> bool {
         let running = engine::running(world, namespace, &attachment.vm, vm);
         let here = running
             .is_some_and(|(pod, found)| pod == attachment.vm_pod && found.node.as_ref() == Some(&attachment.node));
-        here && vm.run && !vm.deleting && vm.usb_devices.contains(&attachment.device)
+        here && vm.run() && !vm.deleting && vm.usb_devices.contains(&attachment.device)
     });
     let given = world
         .node_devices

@@ -5,7 +5,8 @@
 
 use crate::conditions::Reason;
 use crate::controller::action::{Action, Plan};
-use crate::controller::world::{PodState, PodTrouble, Vm, VmPhase, VmPod, World};
+use crate::controller::operations;
+use crate::controller::world::{PodState, PodTrouble, RunPolicy, Vm, VmPhase, VmPod, World};
 use crate::names::{Namespace, PodName, PodRef, VmName};
 
 /// The pod of a virtual machine.
@@ -17,9 +18,16 @@ pub fn pod_name(vm: &VmName) -> PodName {
 pub(super) fn plan(world: &World, plan: &mut Plan) {
     for ((namespace, name), vm) in &world.vms {
         let pod = pod_name(name);
-        let wanted = vm.run && !vm.deleting;
+        let wanted = vm.run() && !vm.deleting;
+        let outgoing = operations::outgoing(world, namespace, name);
         match world.vm_pods.get(&(namespace.clone(), pod.clone())) {
-            Some(found) if !found.deleting && (!wanted || found.vm_uid != vm.uid || found.state == PodState::Ended) => {
+            Some(found)
+                if !found.deleting
+                    && (!wanted
+                        || outgoing == Some(&found.uid)
+                        || found.vm_uid != vm.uid
+                        || found.state == PodState::Ended) =>
+            {
                 plan.actions.push(Action::DeleteVmPod {
                     namespace: namespace.clone(),
                     name: pod,
@@ -34,6 +42,12 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
     }
 }
 
+/// The pod of a machine, in whatever state it is.
+pub(super) fn pod<'w>(world: &'w World, namespace: &Namespace, vm: &VmName) -> Option<(&'w PodName, &'w VmPod)> {
+    let ((_, name), pod) = world.vm_pods.get_key_value(&(namespace.clone(), pod_name(vm)))?;
+    Some((name, pod))
+}
+
 /// The pod a machine is running in, ready to have devices plugged into it.
 pub(super) fn running<'w>(
     world: &'w World,
@@ -41,15 +55,15 @@ pub(super) fn running<'w>(
     name: &VmName,
     vm: &Vm,
 ) -> Option<(PodRef, &'w VmPod)> {
-    let (key, pod) = world.vm_pods.get_key_value(&(namespace.clone(), pod_name(name)))?;
+    let (found, pod) = self::pod(world, namespace, name)?;
     let running = pod.state == PodState::Running && !pod.deleting && pod.node.is_some() && pod.vm_uid == vm.uid;
-    running.then(|| (PodRef { namespace: namespace.clone(), name: key.1.clone(), uid: pod.uid.clone() }, pod))
+    running.then(|| (PodRef { namespace: namespace.clone(), name: found.clone(), uid: pod.uid.clone() }, pod))
 }
 
 /// Where a machine is in its life.
 pub(super) fn phase(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> VmPhase {
-    match world.vm_pods.get(&(namespace.clone(), pod_name(name))) {
-        None if vm.run => VmPhase::Pending,
+    match pod(world, namespace, name).map(|(_, pod)| pod) {
+        None if vm.run() => VmPhase::Pending,
         None => VmPhase::Stopped,
         Some(pod) if pod.deleting || pod.state == PodState::Ended => VmPhase::Stopping,
         Some(pod) if pod.state == PodState::Running && pod.trouble.is_none() => VmPhase::Running,
@@ -62,8 +76,8 @@ pub(super) fn phase(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm
 pub(super) fn running_reason(phase: VmPhase, pod: Option<&VmPod>, vm: &Vm) -> (Reason, String) {
     let node = pod.and_then(|p| p.node.as_ref());
     match (phase, pod.and_then(|p| p.trouble.as_ref()), node) {
-        (VmPhase::Stopped, ..) => (Reason::Stopped, "it is stopped, as spec.runPolicy says".to_owned()),
-        (VmPhase::Stopping, ..) if vm.run => {
+        (VmPhase::Stopped, ..) => (Reason::Stopped, stopped(vm.policy).to_owned()),
+        (VmPhase::Stopping, ..) if vm.run() => {
             (Reason::Stopping, "its pod is going away; it is started again when that is gone".to_owned())
         }
         (VmPhase::Stopping, ..) => (Reason::Stopping, "its pod is going away".to_owned()),
@@ -76,6 +90,14 @@ pub(super) fn running_reason(phase: VmPhase, pod: Option<&VmPod>, vm: &Vm) -> (R
         (VmPhase::Pending | VmPhase::Starting, None, None) => {
             (Reason::Starting, "its pod is being made and scheduled".to_owned())
         }
+    }
+}
+
+fn stopped(policy: RunPolicy) -> &'static str {
+    if policy.is_by_hand() {
+        "it is stopped: a VirtualMachineOperation of type Start starts it"
+    } else {
+        "it is stopped, as spec.runPolicy says"
     }
 }
 

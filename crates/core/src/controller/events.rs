@@ -72,30 +72,17 @@ pub struct Notice {
 impl Notice {
     /// Somebody may have to do something about it.
     pub const fn is_warning(&self) -> bool {
-        match self.reason {
+        matches!(
+            self.reason,
             Reason::NotReady
-            | Reason::NotFound
-            | Reason::NoFreeUSBIPPort
-            | Reason::Unschedulable
-            | Reason::ImagePullFailed
-            | Reason::ContainerFailed
-            | Reason::NoUSBDevice
-            | Reason::InUse => true,
-            Reason::Ready
-            | Reason::Assigned
-            | Reason::Available
-            | Reason::InProgress
-            | Reason::AttachedToVirtualMachine
-            | Reason::AttachedToPod
-            | Reason::Running
-            | Reason::Starting
-            | Reason::Stopping
-            | Reason::Stopped
-            | Reason::SwitchedOff
-            | Reason::AllAttached
-            | Reason::Attaching
-            | Reason::NotRunning => false,
-        }
+                | Reason::NotFound
+                | Reason::NoFreeUSBIPPort
+                | Reason::Unschedulable
+                | Reason::ImagePullFailed
+                | Reason::ContainerFailed
+                | Reason::NoUSBDevice
+                | Reason::InUse
+        )
     }
 }
 

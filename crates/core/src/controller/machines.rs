@@ -8,7 +8,7 @@ use crate::controller::attachments::{Verdict, Wait, Wish, verdict, wishes};
 use crate::controller::devices::{Presence, home, is_dead};
 use crate::controller::status::{given_up, no_free_port, step, young};
 use crate::controller::world::{Attachment, Vm, VmPhase, VmStatus, VmUsbStatus, World};
-use crate::controller::{engine, pods};
+use crate::controller::{engine, operations, pods};
 use crate::names::{DeviceName, Namespace, VmName};
 
 /// Publishes the status of every virtual machine.
@@ -16,13 +16,14 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
     let wishes = wishes(world);
     for ((namespace, name), vm) in world.vms.iter().filter(|(_, vm)| !vm.deleting) {
         let phase = engine::phase(world, namespace, name, vm);
-        let pod = world.vm_pods.get(&(namespace.clone(), engine::pod_name(name)));
+        let pod = engine::pod(world, namespace, name).map(|(_, pod)| pod);
         let devices = devices(world, namespace, name, vm, phase, &wishes, plan);
         // While a device that was taken off the list is still in the guest, the list has not been fulfilled.
         let listed = |e: &VmUsbStatus| vm.usb_devices.contains(&e.name);
         let settled = devices.as_ref().is_some_and(|d| d.entries.iter().all(listed));
         let status = VmStatus {
             phase: Some(phase),
+            power: operations::power(world, namespace, name, vm),
             node: pod.and_then(|p| p.node.clone()),
             observed_generation: if settled { vm.generation } else { vm.status.observed_generation },
             conditions: conditions(world, vm, engine::running_reason(phase, pod, vm), devices.as_ref()),
@@ -87,7 +88,7 @@ fn devices(
     wishes: &[Wish],
     plan: &mut Plan,
 ) -> Option<Devices> {
-    let pod = world.vm_pods.get(&(namespace.clone(), engine::pod_name(name)));
+    let pod = engine::pod(world, namespace, name).map(|(_, pod)| pod);
     let lost = pod.and_then(|p| p.node.as_ref()).filter(|node| is_dead(world, node));
     let mut devices = Devices::default();
     let mut seen = BTreeSet::new();

@@ -7,5 +7,6 @@ mod builder;
 mod devices;
 mod events;
 mod machines;
+mod operations;
 mod pods;
 mod quiet;

@@ -1,13 +1,19 @@
 //! What the controller sees: everything the API server knows that matters to us, in our own words.
 
+mod operation;
+mod policy;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::conditions::{Condition, PluggedState, Seconds};
 use crate::device::{Attributes, Device};
-use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
+use crate::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, PodRef, Uid, VmName};
 use crate::speed::{Hub, PortName};
+
+pub use operation::{Operation, OperationKind, OperationPhase, OperationStatus};
+pub use policy::{Power, RunPolicy};
 
 /// A snapshot. Parts may be of slightly different moments: each is only ever late, never wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -26,6 +32,8 @@ pub struct World {
     pub devices: BTreeMap<(Namespace, DeviceName), UsbDevice>,
     /// `VirtualMachine`s.
     pub vms: BTreeMap<(Namespace, VmName), Vm>,
+    /// `VirtualMachineOperation`s.
+    pub operations: BTreeMap<(Namespace, OperationName), Operation>,
     /// Pods that run virtual machines.
     pub vm_pods: BTreeMap<(Namespace, PodName), VmPod>,
     /// Device claims of ours, by name.
@@ -123,8 +131,8 @@ pub struct Vm {
     pub generation: i64,
     /// It has a deletion timestamp.
     pub deleting: bool,
-    /// Whether it shall run.
-    pub run: bool,
+    /// When it runs.
+    pub policy: RunPolicy,
     /// The names in `spec.usbDevices`, as written.
     pub usb_devices: Vec<DeviceName>,
     /// Its status as last written by us.
@@ -136,6 +144,8 @@ pub struct Vm {
 pub struct VmStatus {
     /// Where it is in its life; None before the first status.
     pub phase: Option<VmPhase>,
+    /// What operations have asked for last, where the policy leaves it to them.
+    pub power: Option<Power>,
     /// The node it runs on.
     pub node: Option<NodeName>,
     /// `status.observedGeneration`.

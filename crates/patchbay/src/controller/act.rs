@@ -15,8 +15,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
 use patchbay_api::claim::NewClaim;
 use patchbay_api::{
-    NodeUSBDevice, USBDevice, VirtualMachine, attachment, claim, keys, node_device, port, template, usb_device,
-    virtual_machine, vm_pod,
+    NodeUSBDevice, USBDevice, VirtualMachine, VirtualMachineOperation, attachment, claim, keys, node_device, operation,
+    port, template, usb_device, virtual_machine, vm_pod,
 };
 use patchbay_core::controller::Action;
 use patchbay_core::names::{Namespace, Uid};
@@ -153,6 +153,10 @@ impl Actor {
             Action::PublishVm { namespace, name, status } => {
                 let patch = virtual_machine::status_patch(namespace, name, uid.as_ref(), status);
                 publish(self.within::<VirtualMachine>(namespace), name.to_string(), patch).boxed()
+            }
+            Action::PublishOperation { namespace, name, status } => {
+                let patch = operation::status_patch(namespace, name, uid.as_ref(), status);
+                publish(self.within::<VirtualMachineOperation>(namespace), name.to_string(), patch).boxed()
             }
             Action::DeleteSlice { name } => delete(self.all::<ResourceSlice>(), name.clone(), uid).boxed(),
         }

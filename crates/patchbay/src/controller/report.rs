@@ -140,6 +140,12 @@ impl<'a> Line<'a> {
                 node: status.node.as_ref(),
                 ..none
             },
+            Action::PublishOperation { namespace, name, .. } => Self {
+                what: "publish VirtualMachineOperation",
+                namespace: Some(namespace),
+                name: Some(name.as_str()),
+                ..none
+            },
             Action::DeleteSlice { name } => Self { what: "delete slice", name: Some(name), ..none },
         }
     }

@@ -5,7 +5,7 @@ use patchbay_api::slice::{Pools, Slice};
 use patchbay_api::virtual_machine::Machine;
 use patchbay_core::conditions::Seconds;
 use patchbay_core::controller::world::{self, World};
-use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, Uid, VmName};
+use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, Uid, VmName};
 use patchbay_core::speed::Hub;
 
 use super::cache::{Cache, Entry, ObjectKey};
@@ -21,6 +21,7 @@ pub(super) struct Caches {
     node_devices: Cache<(DeviceName, world::NodeDevice)>,
     devices: Cache<((Namespace, DeviceName), world::UsbDevice)>,
     vms: Cache<VmValue>,
+    operations: Cache<((Namespace, OperationName), world::Operation)>,
     vm_pods: Cache<((Namespace, PodName), world::VmPod)>,
     attachments: Cache<((Namespace, PodName), world::Attachment)>,
     claims: Cache<((Namespace, ClaimName), ClaimSeen)>,
@@ -48,6 +49,7 @@ impl Caches {
             Seen::NodeDevice(delta) => self.node_devices.apply(delta),
             Seen::Device(delta) => self.devices.apply(delta),
             Seen::Vm(delta) => self.vms.apply(delta),
+            Seen::Operation(delta) => self.operations.apply(delta),
             Seen::VmPod(delta) => self.vm_pods.apply(delta),
             Seen::Attachment(delta) => self.attachments.apply(delta),
             Seen::Claim(delta) => self.claims.apply(delta),
@@ -64,6 +66,7 @@ impl Caches {
             && self.node_devices.synced()
             && self.devices.synced()
             && self.vms.synced()
+            && self.operations.synced()
             && self.vm_pods.synced()
             && self.attachments.synced()
             && self.claims.synced()
@@ -81,6 +84,7 @@ impl Caches {
             node_devices: self.node_devices.values().cloned().collect(),
             devices: self.devices.values().cloned().collect(),
             vms: self.vms.values().map(|(key, vm, _)| (key.clone(), vm.clone())).collect(),
+            operations: self.operations.values().cloned().collect(),
             vm_pods: self.vm_pods.values().cloned().collect(),
             templates: self.templates.values().cloned().collect(),
             attachments: self.attachments.values().cloned().collect(),
@@ -109,6 +113,7 @@ impl Caches {
             Kind::NodeDevice => look(&self.node_devices, &target.key),
             Kind::Device => look(&self.devices, &target.key),
             Kind::Vm => look(&self.vms, &target.key),
+            Kind::Operation => look(&self.operations, &target.key),
             Kind::VmPod => look(&self.vm_pods, &target.key),
             Kind::Attachment => look(&self.attachments, &target.key),
             Kind::Claim => look(&self.claims, &target.key),
@@ -154,6 +159,7 @@ mod tests {
             Seen::NodeDevice(Delta::End),
             Seen::Device(Delta::End),
             Seen::Vm(Delta::End),
+            Seen::Operation(Delta::End),
             Seen::VmPod(Delta::End),
             Seen::Attachment(Delta::End),
             Seen::Claim(Delta::End),

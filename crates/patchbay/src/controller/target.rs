@@ -13,6 +13,7 @@ pub(super) enum Kind {
     NodeDevice,
     Device,
     Vm,
+    Operation,
     VmPod,
     Attachment,
     Claim,
@@ -63,6 +64,7 @@ impl Target {
             Action::CreateVmPod { namespace, pod, .. } => Self::in_namespace(Kind::VmPod, namespace, pod),
             Action::DeleteVmPod { namespace, name, .. } => Self::in_namespace(Kind::VmPod, namespace, name),
             Action::PublishVm { namespace, name, .. } => Self::in_namespace(Kind::Vm, namespace, name),
+            Action::PublishOperation { namespace, name, .. } => Self::in_namespace(Kind::Operation, namespace, name),
             Action::DeleteSlice { name } => Self::global(Kind::Slice, name),
         }
     }
@@ -89,6 +91,9 @@ pub(super) fn is_done(action: &Action, world: &World) -> bool {
         }
         Action::PublishVm { namespace, name, status } => {
             world.vms.get(&(namespace.clone(), name.clone())).is_some_and(|v| v.status == *status)
+        }
+        Action::PublishOperation { namespace, name, status } => {
+            world.operations.get(&(namespace.clone(), name.clone())).is_some_and(|o| o.status == *status)
         }
         _ => false,
     }

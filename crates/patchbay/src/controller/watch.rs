@@ -14,12 +14,12 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use patchbay_api::virtual_machine::Machine;
 use patchbay_api::{
-    NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, attachment, claim, keys, namespace, node, node_device, port,
-    slice, template, usb_device, virtual_machine, vm_pod,
+    NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, VirtualMachineOperation, attachment, claim, keys, namespace,
+    node, node_device, operation, port, slice, template, usb_device, virtual_machine, vm_pod,
 };
 use patchbay_core::DRIVER;
 use patchbay_core::controller::world;
-use patchbay_core::names::{self, ClaimName, DeviceName, NodeName, PodName, VmName};
+use patchbay_core::names::{self, ClaimName, DeviceName, NodeName, OperationName, PodName, VmName};
 use patchbay_core::speed::Hub;
 use serde::de::DeserializeOwned;
 
@@ -44,6 +44,7 @@ pub(super) enum Seen {
     NodeDevice(Delta<(DeviceName, world::NodeDevice)>),
     Device(Delta<((names::Namespace, DeviceName), world::UsbDevice)>),
     Vm(Delta<VmValue>),
+    Operation(Delta<((names::Namespace, OperationName), world::Operation)>),
     VmPod(Delta<((names::Namespace, PodName), world::VmPod)>),
     Attachment(Delta<((names::Namespace, PodName), world::Attachment)>),
     Claim(Delta<((names::Namespace, ClaimName), claim::Seen)>),
@@ -68,6 +69,7 @@ pub(super) fn all(client: &Client) -> SelectAll<BoxStream<'static, Seen>> {
         stream(Api::<NodeUSBDevice>::all(client.clone()), every(), node_device::read, Seen::NodeDevice),
         stream(Api::<USBDevice>::all(client.clone()), every(), usb_device::read, Seen::Device),
         stream(Api::<VirtualMachine>::all(client.clone()), every(), virtual_machine::read, Seen::Vm),
+        stream(Api::<VirtualMachineOperation>::all(client.clone()), every(), operation::read, Seen::Operation),
         stream(Api::<Pod>::all(client.clone()), labelled(keys::VM_NAME), vm_pod::read, Seen::VmPod),
         stream(Api::<Pod>::all(client.clone()), labelled(keys::ATTACHMENT), attachment::read, Seen::Attachment),
         stream(Api::<ResourceClaim>::all(client.clone()), every(), claim::read, Seen::Claim),

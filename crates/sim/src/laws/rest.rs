@@ -33,7 +33,7 @@ fn wishers<'c>(cluster: &'c Cluster, namespace: &Namespace, device: &DeviceName)
         let pod = seen.vm_pods.iter().find(|((ns, _), p)| ns == namespace && p.vm == *vm);
         pod.is_some_and(|(_, p)| p.state == PodState::Running && !p.deleting)
     };
-    let vms = seen.vms.iter().filter(|((ns, name), vm)| ns == namespace && vm.run && running(name));
+    let vms = seen.vms.iter().filter(|((ns, name), vm)| ns == namespace && vm.run() && running(name));
     vms.filter(|(_, vm)| vm.usb_devices.contains(device)).map(|((_, name), _)| name).collect()
 }
 
@@ -168,8 +168,8 @@ fn machines(cluster: &Cluster) -> Option<String> {
     let guests = cluster.guests();
     for ((namespace, name), vm) in &seen.vms {
         let pod = seen.vm_pods.iter().find(|((ns, _), p)| ns == namespace && p.vm == *name).map(|(_, p)| p);
-        let expected = if vm.run { VmPhase::Running } else { VmPhase::Stopped };
-        if pod.is_some() != vm.run || vm.status.phase != Some(expected) {
+        let expected = if vm.run() { VmPhase::Running } else { VmPhase::Stopped };
+        if pod.is_some() != vm.run() || vm.status.phase != Some(expected) {
             return Some(format!("{name} should be {expected:?}, and says {:?}", vm.status.phase));
         }
         if vm.status.observed_generation != vm.generation {
@@ -178,7 +178,7 @@ fn machines(cluster: &Cluster) -> Option<String> {
         let conditions = &vm.status.conditions;
         let says = |kind| find(conditions, kind).map(|c| c.reason.is_true());
         let attached = vm.status.usb_devices.iter().all(|u| u.attached);
-        if says(ConditionType::Running) != Some(vm.run) || says(ConditionType::USBDevicesAttached) != Some(attached) {
+        if says(ConditionType::Running) != Some(vm.run()) || says(ConditionType::USBDevicesAttached) != Some(attached) {
             return Some(format!("{name} contradicts itself: {:?}", vm.status));
         }
         let listed: BTreeSet<_> = vm.usb_devices.iter().collect();

@@ -3,7 +3,7 @@
 use super::builder::{Builder, briefs, claim_key, vm_pod, world};
 use crate::conditions::PluggedState;
 use crate::controller::action::Action;
-use crate::controller::world::PodState;
+use crate::controller::world::{PodState, RunPolicy};
 use crate::controller::{UNDER_WAY_AFTER, attachment_name};
 use crate::home::{MAX_LENT, no_room};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName};
@@ -334,7 +334,7 @@ fn a_device_that_returns_in_another_node_gets_a_new_claim_and_a_new_attachment()
 #[test]
 fn a_stopped_machine_gives_its_devices_back() {
     let mut it = attached("node-2");
-    it.vm_mut("blue", "vm-a").run = false;
+    it.vm_mut("blue", "vm-a").policy = RunPolicy::AlwaysOff;
     let done = briefs(&it.settle());
     assert!(
         done.contains(&"delete pod vm-vm-a".to_owned()) && done.contains(&"delete attachment".to_owned()),
@@ -344,7 +344,7 @@ fn a_stopped_machine_gives_its_devices_back() {
     it.settle();
     insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=false ready=true: the virtual machine is stopped");
     assert!(it.claims().is_empty());
-    it.vm_mut("blue", "vm-a").run = true;
+    it.vm_mut("blue", "vm-a").policy = RunPolicy::AlwaysOn;
     assert_eq!(briefs(&it.settle())[0], "create pod vm-vm-a");
     insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=false ready=true: waiting for the virtual machine to run");
 }

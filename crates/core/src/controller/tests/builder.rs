@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::conditions::{Condition, GuestPort, PluggedState};
 use crate::controller::action::Action;
 use crate::controller::world::{
-    Allocated, Attachment, Claim, DeviceStatus, Node, NodeDevice, PodClaim, PodState, Pool, Template, UsbDevice, Vm,
-    VmPod, World,
+    Allocated, Attachment, Claim, DeviceStatus, Node, NodeDevice, Operation, OperationKind, PodClaim, PodState, Pool,
+    RunPolicy, Template, UsbDevice, Vm, VmPod, World,
 };
 use crate::controller::{Plan, claim_name, plan, pod_name};
 use crate::device::{Attributes, BusAddress, Device, HexId};
@@ -62,7 +62,7 @@ impl Builder {
             uid: uid.clone(),
             generation: 1,
             deleting: false,
-            run: true,
+            policy: RunPolicy::AlwaysOnUnlessStoppedManually,
             usb_devices: devices.iter().map(|d| (*d).into()).collect(),
             status: Default::default(),
         };
@@ -78,6 +78,20 @@ impl Builder {
         self.world.vms.insert((namespace.into(), name.into()), vm);
         self.world.vm_pods.insert((namespace.into(), pod_name(&name.into())), pod);
         self
+    }
+
+    /// Somebody asks for an operation.
+    pub(super) fn operation(&mut self, name: &str, kind: OperationKind, vm: &str) {
+        let operation = Operation {
+            uid: self.uid(name),
+            created: self.world.now,
+            generation: 1,
+            deleting: false,
+            kind,
+            vm: vm.into(),
+            status: Default::default(),
+        };
+        self.world.operations.insert(("blue".into(), name.into()), operation);
     }
 
     /// Everything has happened that the world leads to, devices in their guests included.
@@ -288,6 +302,9 @@ impl Builder {
             Action::PublishVm { namespace, name, status } => {
                 self.world.vms.get_mut(&(namespace, name)).unwrap().status = status;
             }
+            Action::PublishOperation { namespace, name, status } => {
+                self.world.operations.get_mut(&(namespace, name)).unwrap().status = status;
+            }
             Action::DeleteSlice { name } => {
                 for pool in self.world.pools.values_mut() {
                     pool.slices.remove(&name);
@@ -319,6 +336,12 @@ impl Builder {
     /// What the machine says of itself, one condition a line.
     pub(super) fn machine_conditions(&self, namespace: &str, name: &str) -> String {
         lines(&self.world.vms[&(Namespace::new(namespace), VmName::new(name))].status.conditions)
+    }
+
+    /// What an operation says: its phase, and the condition `Completed`.
+    pub(super) fn told(&self, operation: &str) -> String {
+        let status = &self.world.operations[&("blue".into(), operation.into())].status;
+        format!("{} {}", status.phase.map_or("(none)", |p| p.as_str()), lines(&status.conditions))
     }
 
     /// The uid of a machine's pod, for the names that follow from it.
@@ -371,6 +394,7 @@ pub(super) fn brief(action: &Action) -> String {
         Action::CreateVmPod { pod, .. } => format!("create pod {pod}"),
         Action::DeleteVmPod { name, .. } => format!("delete pod {name}"),
         Action::PublishVm { namespace, name, .. } => format!("publish vm {namespace}/{name}"),
+        Action::PublishOperation { name, .. } => format!("publish operation {name}"),
         Action::DeleteSlice { name } => format!("delete slice {name}"),
     }
 }

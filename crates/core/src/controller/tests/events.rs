@@ -4,7 +4,7 @@ use super::builder::{Builder, world};
 use crate::conditions::{GuestPort, PluggedState};
 use crate::controller::UNDER_WAY_AFTER;
 use crate::controller::events::{Notice, Subject, notices};
-use crate::controller::world::PodTrouble;
+use crate::controller::world::{PodTrouble, RunPolicy};
 use crate::names::{DeviceName, NodeName};
 use crate::speed::Hub;
 
@@ -230,7 +230,7 @@ fn a_machine_tells_how_it_starts_fails_and_stops_and_its_devices_that_they_are_o
     ");
     it.world.vm_pods.values_mut().next().unwrap().trouble = None;
     story(&mut it);
-    it.vm_mut("blue", "vm-a").run = false;
+    it.vm_mut("blue", "vm-a").policy = RunPolicy::AlwaysOff;
     it.attachment().plugged = Some(PluggedState::Unplugged);
     story(&mut it);
     it.sweep();

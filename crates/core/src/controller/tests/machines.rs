@@ -3,7 +3,7 @@
 use super::builder::{Builder, START, vm_pod, world};
 use crate::conditions::{ConditionType, PluggedState, Reason, find};
 use crate::controller::UNDER_WAY_AFTER;
-use crate::controller::world::{PodState, PodTrouble, VmPhase, VmPod};
+use crate::controller::world::{PodState, PodTrouble, RunPolicy, VmPhase, VmPod};
 use crate::speed::Hub;
 
 /// The machine `vm-a` of namespace blue on node-2, a stick and a key of node-1 in its namespace.
@@ -82,7 +82,7 @@ fn a_machine_says_why_it_does_not_run() {
 fn a_machine_that_shall_not_run_says_so() {
     let mut it = machine(&[]);
     it.settle();
-    it.vm_mut("blue", "vm-a").run = false;
+    it.vm_mut("blue", "vm-a").policy = RunPolicy::AlwaysOff;
     it.settle();
     insta::assert_snapshot!(it.machine_conditions("blue", "vm-a"), @r"
     Running=False/Stopping: its pod is going away
@@ -148,6 +148,6 @@ fn every_hindrance_has_a_reason() {
     it.list("blue", "vm-a", &["key"]);
     it.world.nodes.get_mut(&"node-1".into()).unwrap().ready = false;
     assert_eq!(reason(&mut it), Reason::NotReady);
-    it.vm_mut("blue", "vm-a").run = false;
+    it.vm_mut("blue", "vm-a").policy = RunPolicy::AlwaysOff;
     assert_eq!(reason(&mut it), Reason::NotRunning);
 }
