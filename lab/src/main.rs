@@ -11,7 +11,7 @@ use patchbay_lab::keeper::Keeper;
 use patchbay_lab::namespace::{self, Place};
 use patchbay_lab::parts::{self, Parts, Release};
 use patchbay_lab::progress::say;
-use patchbay_lab::scenarios::Needs;
+use patchbay_lab::scenarios::{Needs, Scenario};
 use patchbay_lab::{bench, demo, product, scenarios};
 
 /// A real Kubernetes cluster on one machine: control plane, and nodes with kubelet, containerd and kernel USB/IP.
@@ -203,6 +203,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test { words, times, size } => {
             let chosen = scenarios::matching(&words)?;
+            let labs = scenarios::by_needs(&chosen);
+            if !namespace::is_inside() && labs.len() > 1 {
+                return side_by_side(labs.values(), times, &size);
+            }
             inside(size.kubernetes, || {
                 let tally = scenarios::run(&chosen, times, |needs| size.start(needs))?;
                 Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -215,6 +219,25 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
     }
+}
+
+/// Runs groups of scenarios at the same time, each in a lab of its own: most of a scenario's time is waiting.
+fn side_by_side<'g>(groups: impl Iterator<Item = &'g Vec<Scenario>>, times: u32, size: &Size) -> Result<ExitCode> {
+    // Once, and not by each.
+    Parts::tell(size.kubernetes)?;
+    let begin = |group: &Vec<Scenario>| {
+        std::process::Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(std::env::current_exe().context("cannot find this program's own file")?)
+            .args(["test", &format!("--times={times}")])
+            .args(size.arguments())
+            .args(group.iter().map(|scenario| scenario.name))
+            .spawn()
+            .context("cannot run setpriv: install the package util-linux")
+    };
+    let mut labs = groups.map(begin).collect::<Result<Vec<_>>>()?;
+    let ended = labs.iter_mut().map(|lab| lab.wait()).collect::<Result<Vec<_>, _>>()?;
+    Ok(if ended.iter().all(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Does the work inside the lab's namespaces; outside, the parts are built first.

@@ -147,7 +147,7 @@ pub struct Tally {
 
 /// Scenarios by the lab they need, small labs first. Those that need the same one run in the same one, so that few labs are
 /// started.
-fn by_needs(scenarios: &[Scenario]) -> BTreeMap<Needs, Vec<Scenario>> {
+pub fn by_needs(scenarios: &[Scenario]) -> BTreeMap<Needs, Vec<Scenario>> {
     let mut groups: BTreeMap<Needs, Vec<Scenario>> = BTreeMap::new();
     for scenario in scenarios {
         groups.entry(scenario.needs).or_default().push(*scenario);
