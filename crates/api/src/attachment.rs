@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use patchbay_core::conditions::{PluggedState, Seconds};
 use patchbay_core::controller::NewAttachment;
-use patchbay_core::controller::world::{Attachment, PodState};
+use patchbay_core::controller::world::{Attachment, PodState, Want};
 use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
 use patchbay_core::speed::Hub;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ use crate::{keys, restricted};
 /// An attachment pod that runs `image`.
 pub fn build(new: &NewAttachment, image: &str) -> Pod {
     let mut annotations = meta::map([
-        (keys::WANT, keys::WANT_PLUGGED),
+        (keys::WANT, want(new.want)),
         (keys::VM, new.vm.as_str()),
         (keys::VM_POD, new.vm_pod.name.as_str()),
         (keys::VM_POD_UID, new.vm_pod.uid.as_str()),
@@ -43,6 +43,22 @@ pub fn build(new: &NewAttachment, image: &str) -> Pod {
         spec: Some(spec(new, image)),
         status: None,
     }
+}
+
+const fn want(want: Want) -> &'static str {
+    match want {
+        Want::Plugged => keys::WANT_PLUGGED,
+        Want::Reserved => keys::WANT_RESERVED,
+    }
+}
+
+/// The merge patch that asks for the device to be in the guest now; None when that is asked for. It applies to this very
+/// version of the pod.
+pub fn plug_patch(pod: &Pod) -> Option<Value> {
+    let asked = meta::annotation(&pod.metadata, keys::WANT) == Ok(keys::WANT_PLUGGED);
+    let (uid, version) = (&pod.metadata.uid, &pod.metadata.resource_version);
+    let annotations = json!({keys::WANT: keys::WANT_PLUGGED});
+    (!asked).then(|| json!({"metadata": {"uid": uid, "resourceVersion": version, "annotations": annotations}}))
 }
 
 fn spec(new: &NewAttachment, image: &str) -> PodSpec {
@@ -127,6 +143,7 @@ pub fn read(pod: &Pod) -> Result<((Namespace, PodName), Attachment), Unreadable>
         vm: VmName::new(meta::annotation(meta, keys::VM)?),
         node: node(pod).ok_or(Unreadable::Missing("spec.affinity"))?,
         hub: meta::annotation(meta, keys::HUB).ok().map(hub).transpose()?,
+        want: if says_plugged(pod) { Want::Plugged } else { Want::Reserved },
         port_claim: claims(pod)?.port,
         unschedulable: condition(pod, "PodScheduled")
             .is_some_and(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable")),
@@ -174,8 +191,11 @@ pub fn pod_ref(pod: &Pod) -> Result<PodRef, Unreadable> {
 
 /// Whether the pod asks for its device to be in the guest now: it says so, and it is not being deleted.
 pub fn wants_plugged(pod: &Pod) -> bool {
-    let says_so = meta::annotation(&pod.metadata, keys::WANT) == Ok(keys::WANT_PLUGGED);
-    says_so && pod.metadata.deletion_timestamp.is_none()
+    says_plugged(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+fn says_plugged(pod: &Pod) -> bool {
+    meta::annotation(&pod.metadata, keys::WANT) == Ok(keys::WANT_PLUGGED)
 }
 
 /// The claims of an attachment pod.
@@ -271,6 +291,7 @@ mod tests {
                 vm: new.vm,
                 node: new.node,
                 hub,
+                want: Want::Plugged,
                 port_claim: None,
                 unschedulable: false,
                 state: PodState::Pending,
@@ -313,6 +334,17 @@ mod tests {
         assert_eq!(claims_of(&pod(Some(Hub::Usb2))), Claims { device: device.clone(), port: None });
         let made = with_status(json!({"resourceClaimStatuses": [{"name": "port", "resourceClaimName": "p-x1"}]}));
         assert_eq!(claims_of(&made), Claims { device, port: Some("p-x1".into()) });
+    }
+
+    #[test]
+    fn what_was_reserved_is_plugged_when_that_is_asked_for() {
+        let reserved = NewAttachment { want: Want::Reserved, ..samples::new_attachment(None) };
+        let mut pod = samples::created(&build(&reserved, "example/patchbay:1"), "u1");
+        assert!(!wants_plugged(&pod) && read(&pod).unwrap().1.want == Want::Reserved);
+        let patch = plug_patch(&pod).unwrap();
+        let (key, value) = (keys::WANT, &patch["metadata"]["annotations"][keys::WANT]);
+        pod.metadata.annotations.as_mut().unwrap().insert(key.to_owned(), value.as_str().unwrap().to_owned());
+        assert!(wants_plugged(&pod) && read(&pod).unwrap().1.want == Want::Plugged && plug_patch(&pod).is_none());
     }
 
     #[test]

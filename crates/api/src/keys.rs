@@ -39,6 +39,9 @@ pub const WANT: &str = "usb.virtualization.deckhouse.io/want";
 /// The value of [`WANT`] that asks for the device to be in the guest.
 pub const WANT_PLUGGED: &str = "plugged";
 
+/// The value of [`WANT`] that asks for nothing yet.
+pub const WANT_RESERVED: &str = "reserved";
+
 /// Annotation of an attachment pod: the virtual machine.
 pub const VM: &str = "usb.virtualization.deckhouse.io/vm";
 
@@ -60,6 +63,24 @@ pub const VM_NAME: &str = "vm.virtualization.deckhouse.io/name";
 
 /// Annotation of a pod that runs a virtual machine: the machine's uid.
 pub const VM_UID: &str = "vm.virtualization.deckhouse.io/uid";
+
+/// Annotation of a pod that was made so that a virtual machine moves to it: the uid of the pod that the machine runs in.
+pub const MIGRATE_FROM: &str = "vm.virtualization.deckhouse.io/migrate-from";
+
+/// Annotation of a pod that runs a virtual machine: the pod it shall move to, as `<name>/<uid>`.
+pub const MIGRATE_TO: &str = "vm.virtualization.deckhouse.io/migrate-to";
+
+/// Annotation of a pod whose virtual machine was asked to move: where it runs from now on, `target` or `source`.
+pub const MOVE: &str = "vm.virtualization.deckhouse.io/move";
+
+/// Condition of the pods of a virtual machine that moves: what their agents say.
+pub const MIGRATED: &str = "vm.virtualization.deckhouse.io/Migrated";
+
+/// Annotation of a pod that was made so that a virtual machine moves to it: it has.
+pub const ARRIVED: &str = "vm.virtualization.deckhouse.io/arrived";
+
+/// Finalizer of an operation that moves a virtual machine: what it has begun is to be undone or completed.
+pub const MOVING: &str = "vm.virtualization.deckhouse.io/moving";
 
 /// The field manager of the controller.
 pub const CONTROLLER: &str = "patchbay-controller";

@@ -18,6 +18,8 @@
 //! | [`attachment`] | `Pod` that stands for an attachment | controller; the `Plugged` condition: agent |
 //! | [`vm_pod`] | `Pod` that runs a virtual machine | controller |
 //! | [`event`] | `Event` of a device or a machine | controller |
+//! | [`migration`] | annotations and the condition of such a pod when its machine moves | annotations: controller; condition: agent |
+//! | [`target_pod`] | `Pod` to which a virtual machine moves | controller |
 //! | [`node`], [`namespace`] | `Node`, `Namespace` | others |
 
 pub mod attachment;
@@ -28,6 +30,7 @@ pub mod device_status;
 pub mod event;
 pub mod keys;
 pub mod meta;
+pub mod migration;
 pub mod namespace;
 pub mod node;
 pub mod node_device;
@@ -38,6 +41,7 @@ pub mod quantity;
 mod restricted;
 mod rules;
 pub mod slice;
+pub mod target_pod;
 pub mod template;
 pub mod usb_device;
 pub mod virtual_machine;

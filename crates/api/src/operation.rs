@@ -43,7 +43,7 @@ use crate::{keys, rules};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::immutable())]
 pub struct VirtualMachineOperationSpec {
-    /// What is done: `Start`, `Stop` or `Restart`.
+    /// What is done: `Start`, `Stop`, `Restart`, `Migrate` or `Evict`.
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::operation_type())]
     pub r#type: String,
@@ -65,6 +65,14 @@ pub struct VirtualMachineOperationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub pod_uid: Option<String>,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub start_time: Option<String>,
+    /// When the machine was seen to be paused for a move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub pause_time: Option<String>,
     /// The generation of the object that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
@@ -87,11 +95,24 @@ pub fn read(object: &VirtualMachineOperation) -> Result<((Namespace, OperationNa
         created: meta.creation_timestamp.as_ref().map_or(0, meta::seconds),
         generation: meta.generation.unwrap_or(0),
         deleting: meta.deletion_timestamp.is_some(),
+        held: meta.finalizers.iter().flatten().any(|f| f == keys::MOVING),
         kind: *kind.ok_or_else(|| Unreadable::bad("spec.type", format!("{:?} is no operation", spec.r#type)))?,
         vm: VmName::new(&spec.virtual_machine_name),
         status: object.status.as_ref().map(OperationStatus::from).unwrap_or_default(),
     };
     Ok(((Namespace::new(meta::namespace(meta)?), OperationName::new(meta::name(meta)?)), operation))
+}
+
+/// The merge patch that keeps an operation when it is deleted, or lets it go; None when that is so. It applies to this very
+/// version of the object.
+pub fn hold_patch(object: &VirtualMachineOperation, hold: bool) -> Option<Value> {
+    let meta = &object.metadata;
+    let all = meta.finalizers.clone().unwrap_or_default();
+    let held = all.iter().any(|f| f == keys::MOVING);
+    let others = all.into_iter().filter(|f| f != keys::MOVING);
+    let finalizers: Vec<String> = others.chain(hold.then(|| keys::MOVING.to_owned())).collect();
+    let (uid, version) = (&meta.uid, &meta.resource_version);
+    (held != hold).then(|| json!({"metadata": {"uid": uid, "resourceVersion": version, "finalizers": finalizers}}))
 }
 
 /// The apply patch that publishes a status.
@@ -109,6 +130,8 @@ impl From<&OperationStatus> for VirtualMachineOperationStatus {
         Self {
             phase: status.phase.map(|phase| phase.as_str().to_owned()),
             pod_uid: status.pod.as_ref().map(ToString::to_string),
+            start_time: status.begun.map(meta::timestamp),
+            pause_time: status.paused.map(meta::timestamp),
             observed_generation: Some(status.observed_generation),
             conditions: Some(status.conditions.iter().map(Condition::from).collect()),
         }
@@ -122,6 +145,8 @@ impl From<&VirtualMachineOperationStatus> for OperationStatus {
         Self {
             phase: phase.copied(),
             pod: status.pod_uid.as_deref().map(Uid::new),
+            begun: status.start_time.as_deref().and_then(meta::parse_timestamp),
+            paused: status.pause_time.as_deref().and_then(meta::parse_timestamp),
             observed_generation: status.observed_generation.unwrap_or(0),
             conditions: conditions.filter_map(|c| c.read(ConditionType::OF_OPERATION)).collect(),
         }
@@ -161,6 +186,8 @@ mod tests {
             let status = OperationStatus {
                 phase: Some(*phase),
                 pod: Some("pod-uid".into()),
+                begun: Some(1_700_000_001),
+                paused: Some(1_700_000_002),
                 observed_generation: 1,
                 conditions: vec![CoreCondition {
                     kind: ConditionType::Completed,
@@ -177,10 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn an_operation_is_held_and_let_go_beside_others_who_hold_it() {
+        let mut object = object("Migrate");
+        object.metadata.finalizers = Some(vec!["example.org/other".to_owned()]);
+        assert!(!read(&object).unwrap().1.held && hold_patch(&object, false).is_none());
+        let patch = hold_patch(&object, true).unwrap();
+        object.metadata.finalizers = serde_json::from_value(patch["metadata"]["finalizers"].clone()).unwrap();
+        assert!(read(&object).unwrap().1.held && hold_patch(&object, true).is_none());
+        let patch = hold_patch(&object, false).unwrap();
+        assert_eq!(patch["metadata"]["finalizers"], json!(["example.org/other"]));
+    }
+
+    #[test]
     fn the_status_as_it_is_written() {
         let status = OperationStatus {
             phase: Some(OperationPhase::Failed),
             pod: None,
+            begun: Some(1_700_000_001),
+            paused: None,
             observed_generation: 1,
             conditions: vec![CoreCondition {
                 kind: ConditionType::Completed,

@@ -1,11 +1,15 @@
 //! Values for tests.
 
+use k8s_openapi::api::core::v1::Pod;
 use patchbay_core::conditions::{Condition, ConditionType, Reason};
 use patchbay_core::controller::NewAttachment;
-use patchbay_core::controller::world::DeviceStatus;
+use patchbay_core::controller::world::{DeviceStatus, Want};
 use patchbay_core::device::{Attributes, BusAddress, Device, HexId};
 use patchbay_core::names::{Namespace, PodName, PodRef};
 use patchbay_core::speed::{Hub, Speed};
+
+use crate::virtual_machine::Machine;
+use crate::vm_pod;
 
 pub(crate) fn attributes() -> Attributes {
     Attributes {
@@ -56,7 +60,24 @@ pub(crate) fn new_attachment(hub: Option<Hub>) -> NewAttachment {
         vm: "linux-vm".into(),
         node: "node-2".into(),
         hub,
+        want: Want::Plugged,
     }
+}
+
+/// The pod of a machine, on a node.
+pub(crate) fn running_vm_pod() -> Pod {
+    let machine = Machine {
+        uid: "vm-uid".into(),
+        image: "example/guest:1".to_owned(),
+        cpus: 2,
+        core_percent: 20,
+        memory: 512 << 20,
+        node_selector: [("disk".to_owned(), "fast".to_owned())].into(),
+    };
+    let mut pod = vm_pod::build(&"my-project".into(), &"linux-vm".into(), &"vm-linux-vm".into(), &machine);
+    let spec = pod.spec.as_mut().unwrap();
+    (spec.node_name, spec.priority) = (Some("node-2".to_owned()), Some(0));
+    pod
 }
 
 /// What the API server does to an object that is created.

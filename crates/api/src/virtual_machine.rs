@@ -130,7 +130,7 @@ pub struct UsbDeviceRef {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineStatus {
-    /// Pending, Starting, Running, Stopping or Stopped.
+    /// Pending, Starting, Running, Migrating, Stopping or Stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub phase: Option<String>,
@@ -212,10 +212,11 @@ pub struct Machine {
 
 const POWERS: [(Power, &str); 2] = [(Power::On, "On"), (Power::Off, "Off")];
 
-const PHASES: [(VmPhase, &str); 5] = [
+const PHASES: [(VmPhase, &str); 6] = [
     (VmPhase::Pending, "Pending"),
     (VmPhase::Starting, "Starting"),
     (VmPhase::Running, "Running"),
+    (VmPhase::Migrating, "Migrating"),
     (VmPhase::Stopping, "Stopping"),
     (VmPhase::Stopped, "Stopped"),
 ];

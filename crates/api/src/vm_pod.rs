@@ -9,13 +9,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use patchbay_core::controller::world::VmPod;
+use patchbay_core::controller::world::{Moving, VmPod};
 use patchbay_core::names::{Namespace, NodeName, PodName, Uid, VmName};
 
 use crate::attachment;
 use crate::meta::{self, Unreadable};
 use crate::virtual_machine::{Machine, VirtualMachine};
-use crate::{keys, pod_trouble, restricted};
+use crate::{keys, migration, pod_trouble, restricted};
 
 /// The volume that holds the monitor's socket.
 pub const RUN_VOLUME: &str = "run";
@@ -106,8 +106,20 @@ pub fn read(pod: &Pod) -> Result<((Namespace, PodName), VmPod), Unreadable> {
         deleting: meta.deletion_timestamp.is_some(),
         state: attachment::state(pod),
         trouble: pod_trouble::read(pod),
+        moving: moving(pod)?,
     };
     Ok(((this.namespace, this.name), read))
+}
+
+fn moving(pod: &Pod) -> Result<Moving, Unreadable> {
+    let read = migration::read(pod)?;
+    Ok(Moving {
+        report: read.report().cloned(),
+        from: read.from,
+        arrived: meta::annotation(&pod.metadata, keys::ARRIVED).is_ok(),
+        to: read.to,
+        decision: read.decision,
+    })
 }
 
 #[cfg(test)]
@@ -147,6 +159,7 @@ mod tests {
             deleting: false,
             state: PodState::Running,
             trouble: None,
+            moving: Moving::default(),
         };
         assert_eq!(read(&running), Ok((("my-project".into(), "vm-linux-vm".into()), expected)));
         assert_eq!(read(&pod()).unwrap().1.state, PodState::Pending);

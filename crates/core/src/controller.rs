@@ -8,6 +8,7 @@
 //!   only when nothing holds the device any more is the new one made.
 //! * Beside each `USBDevice` a claim template of its name, for ordinary pods, which names the device as it is published now.
 //! * For each device at most one attachment pod at a time; the device's claim exists while an attachment does.
+//! * A machine runs in one pod. When it moves to another one, that is decided once, and nothing is left of the other.
 //! * Conditions tell the truth. A step that is under way is only written down once it has taken [`UNDER_WAY_AFTER`], so that
 //!   the ordinary attach costs one status write.
 //!
@@ -19,6 +20,8 @@ mod devices;
 mod engine;
 pub mod events;
 mod machines;
+mod migration;
+mod moves;
 mod operations;
 mod pods;
 mod status;
@@ -27,6 +30,7 @@ pub mod world;
 pub use action::{Action, NewAttachment, Plan};
 pub use attachments::{attachment_name, claim_name};
 pub use engine::pod_name;
+pub use migration::target_name;
 pub use world::World;
 
 use crate::conditions::Seconds;
@@ -47,6 +51,7 @@ pub const MAX_DEVICES: usize = 16;
 pub fn plan(world: &World) -> Plan {
     let mut plan = Plan::default();
     engine::plan(world, &mut plan);
+    migration::plan(world, &mut plan);
     attachments::plan(world, &mut plan);
     devices::plan(world, &mut plan);
     machines::plan(world, &mut plan);

@@ -9,6 +9,7 @@
 //! | [`conditions`] | what people read about a device |
 //! | [`controller`] | what the controller writes, from all that the API server knows |
 //! | [`importer`] | what the agent does on the node where a device is used |
+//! | [`migration`] | what the agents do when a machine moves to another node |
 //! | [`home`] | who may have a device, and when it goes back to its host driver |
 //!
 //! The vocabulary ([`names`], [`device`], [`speed`]) makes illegal values unwritable: text is parsed once, at the edge.
@@ -19,6 +20,7 @@ pub mod device;
 pub mod home;
 pub mod identity;
 pub mod importer;
+pub mod migration;
 pub mod names;
 pub mod speed;
 

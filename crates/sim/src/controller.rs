@@ -186,6 +186,7 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
                     vm: new.vm,
                     node: new.node,
                     hub: new.hub,
+                    want: new.want,
                     port_claim: None,
                     unschedulable: false,
                     state: PodState::Pending,
@@ -202,8 +203,16 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
             let owner = cluster.api.seen.vms.get(&(namespace, vm.clone())).map(|vm| vm.uid.clone());
             if let Some(vm_uid) = owner.filter(|_| !cluster.api.seen.vm_pods.contains_key(&key)) {
                 let uid = cluster.fresh_uid(&format!("pod-{}-{}", key.0, key.1));
-                let pod =
-                    VmPod { uid, vm, vm_uid, node: None, deleting: false, state: PodState::Pending, trouble: None };
+                let pod = VmPod {
+                    uid,
+                    vm,
+                    vm_uid,
+                    node: None,
+                    deleting: false,
+                    state: PodState::Pending,
+                    trouble: None,
+                    moving: Default::default(),
+                };
                 cluster.api_mut().seen.vm_pods.insert(key, pod);
             }
         }
@@ -213,6 +222,14 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
                 vm.status = status;
             }
         }
+        // Nobody asks for a move here.
+        Action::CreateTargetPod { .. }
+        | Action::AskToMove { .. }
+        | Action::Decide { .. }
+        | Action::MarkArrived { .. }
+        | Action::Plug { .. }
+        | Action::HoldOperation { .. }
+        | Action::ReleaseOperation { .. } => {}
         Action::PublishOperation { namespace, name, status } => {
             if let Some(operation) = cluster.api_mut().seen.operations.get_mut(&(namespace, name)) {
                 operation.status = status;
@@ -256,6 +273,13 @@ fn brief(action: &Action) -> String {
             let usb = status.usb_devices.iter().map(|u| format!("{}: {}", u.name, u.message)).collect::<Vec<_>>();
             format!("VirtualMachine {namespace}/{name} says [{:?}, {}]", status.phase, usb.join(", "))
         }
+        Action::CreateTargetPod { pod, .. } => format!("creates target {pod}"),
+        Action::AskToMove { name, to, .. } => format!("asks {name} to move to {}", to.name),
+        Action::Decide { name, decision, .. } => format!("decides for the {} of {name}", decision.as_str()),
+        Action::MarkArrived { name, .. } => format!("marks {name} as arrived"),
+        Action::Plug { name, .. } => format!("plugs attachment {name}"),
+        Action::HoldOperation { name, .. } => format!("holds operation {name}"),
+        Action::ReleaseOperation { name, .. } => format!("releases operation {name}"),
         Action::PublishOperation { name, status, .. } => format!("operation {name} says {:?}", status.phase),
         Action::DeleteSlice { name } => format!("deletes slice {name}"),
     }

@@ -48,7 +48,9 @@ reasons! {
     AttachedToVirtualMachine = true,
     /// Attached: an ordinary pod has it.
     AttachedToPod = true,
-    /// Attached, USBDevicesAttached: requested, but the node of the virtual machine has no free port of the device's kind.
+    /// Attached, USBDevicesAttached: out of its machine while that moves to another node.
+    DetachedForMigration = false,
+    /// Attached, USBDevicesAttached, Completed: requested, but the node of the virtual machine has no free port of the device's kind.
     NoFreeUSBIPPort = false,
     /// Running: the machine runs.
     Running = true,
@@ -84,6 +86,24 @@ reasons! {
     StopInProgress = false,
     /// Completed: the machine is being stopped and started again.
     RestartInProgress = false,
+    /// Completed: the move has not begun.
+    MigrationPending = false,
+    /// Completed: a node is looked for that can take the machine.
+    TargetScheduling = false,
+    /// Completed: a node makes itself ready to take it.
+    TargetPreparing = false,
+    /// Completed: the machine is on its way.
+    MigrationRunning = false,
+    /// Completed: it is paused, and the last of it is on its way.
+    SourceSuspended = false,
+    /// Completed: it has arrived, and is let run there.
+    TargetResumed = false,
+    /// Completed: no node can take it.
+    TargetUnschedulable = false,
+    /// Completed: the operation was deleted, or the machine stopped.
+    Aborted = false,
+    /// Completed: it did not work; the message says why.
+    Failed = false,
     /// Completed: there is no such machine, or no more.
     VirtualMachineNotFound = false,
     /// Completed: the machine's `spec.runPolicy` forbids it.

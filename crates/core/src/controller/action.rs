@@ -1,7 +1,8 @@
 //! What the controller does: small steps, each of which may be repeated or lost without harm.
 
 use crate::conditions::Seconds;
-use crate::controller::world::{ClaimReport, DeviceStatus, OperationStatus, TemplateContent, VmStatus};
+use crate::controller::world::{ClaimReport, DeviceStatus, OperationStatus, TemplateContent, VmStatus, Want};
+use crate::migration::{Decision, Destination};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, PodRef, Uid, VmName};
 use crate::speed::Hub;
 
@@ -156,6 +157,79 @@ pub enum Action {
         /// The pod's name.
         pod: PodName,
     },
+    /// Create a pod to which a machine is to move: like the one it runs in, on another node.
+    CreateTargetPod {
+        /// Where.
+        namespace: Namespace,
+        /// The machine.
+        vm: VmName,
+        /// The pod's name.
+        pod: PodName,
+        /// The pod that it runs in.
+        source: PodName,
+        /// Only if that has this uid.
+        source_uid: Uid,
+    },
+    /// Ask the agents to move the machine of a pod; whatever was decided of an earlier move is forgotten.
+    AskToMove {
+        /// Where.
+        namespace: Namespace,
+        /// The pod that the machine runs in.
+        name: PodName,
+        /// Only if it has this uid.
+        uid: Uid,
+        /// The pod it is to move to.
+        to: Destination,
+    },
+    /// Decide where a machine runs from now on. Only if nothing was decided of this move.
+    Decide {
+        /// Where.
+        namespace: Namespace,
+        /// The pod that it was to leave.
+        name: PodName,
+        /// Only if it has this uid.
+        uid: Uid,
+        /// Only if it is to move to the pod of this uid.
+        target: Uid,
+        /// The answer.
+        decision: Decision,
+    },
+    /// Write on the pod to which a machine has moved that it is the machine's pod.
+    MarkArrived {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: PodName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Ask for a device that was held for a machine to be in its guest now.
+    Plug {
+        /// Where.
+        namespace: Namespace,
+        /// The attachment pod.
+        name: PodName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Keep an operation that is deleted until we let it go.
+    HoldOperation {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: OperationName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
+    /// Let it go.
+    ReleaseOperation {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: OperationName,
+        /// Only if it has this uid.
+        uid: Uid,
+    },
     /// Delete the pod of a virtual machine.
     DeleteVmPod {
         /// Where.
@@ -207,4 +281,6 @@ pub struct NewAttachment {
     pub node: NodeName,
     /// The half whose port it needs; None for a local device.
     pub hub: Option<Hub>,
+    /// What it asks the agent for.
+    pub want: Want,
 }

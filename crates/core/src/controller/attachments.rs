@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::conditions::PluggedState;
 use crate::controller::action::{Action, NewAttachment, Plan};
 use crate::controller::devices::{Presence, home};
-use crate::controller::world::{Attachment, Claim, PodState, World};
+use crate::controller::moves::{self, Active};
+use crate::controller::status::{no_free_port, step};
+use crate::controller::world::{Attachment, Claim, PodState, Want, World};
 use crate::controller::{engine, pods};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
 
@@ -56,6 +58,18 @@ pub(super) enum Wait {
     HeldByPod(String),
     /// What was made for an earlier attachment is still going away.
     Settling,
+    /// The machine is being moved to another node.
+    Moving,
+}
+
+/// Whether the devices of a machine are held where it is to move to.
+pub(super) enum Reservation {
+    /// All that are in the guest.
+    Ready,
+    /// Not yet; for people.
+    Waits(String),
+    /// One will not find a port there; for people.
+    NoPort(String),
 }
 
 /// The claim of a device.
@@ -114,6 +128,9 @@ pub(super) fn verdict<'w>(world: &'w World, wish: &Wish) -> Verdict<'w> {
         Presence::NotReady { why, .. } => return Verdict::Wait(Wait::NotReady(why)),
         Presence::Absent { why } => return Verdict::Wait(Wait::NotReady(why)),
     };
+    if moves::is_undecided(world, namespace, &wish.vm, &wish.vm_pod) {
+        return Verdict::Wait(Wait::Moving);
+    }
     match claim_of(world, namespace, &wish.device) {
         None => Verdict::Attach { claim_missing: true },
         Some(claim) if claim.deleting || claim.node != *home => Verdict::Wait(Wait::Settling),
@@ -129,13 +146,22 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
         let namespace = wish.vm_pod.namespace.clone();
         // Of several who ask at the same moment the first in order gets it.
         if granted.insert((namespace, wish.device.clone())) {
-            attach(world, &wish, claim_missing, plan);
+            attach(world, &wish, claim_missing, Want::Plugged, plan);
         }
     }
+    let active = moves::active(world);
+    for moving in &active {
+        reserve(world, moving, plan);
+    }
     for ((namespace, name), attachment) in &world.attachments {
-        if !attachment.deleting && !valid(world, attachment) {
-            let uid = attachment.uid.clone();
-            plan.actions.push(Action::DeleteAttachment { namespace: namespace.clone(), name: name.clone(), uid });
+        let (namespace, name, uid) = (namespace.clone(), name.clone(), attachment.uid.clone());
+        if attachment.deleting {
+            continue;
+        }
+        if !valid(world, attachment) {
+            plan.actions.push(Action::DeleteAttachment { namespace, name, uid });
+        } else if attachment.want == Want::Reserved && has_its_machine(world, attachment) {
+            plan.actions.push(Action::Plug { namespace, name, uid });
         }
     }
     for ((namespace, name), claim) in &world.claims {
@@ -148,7 +174,7 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
 }
 
 /// The steps that bring a device to a machine: claim, template for a port, pod.
-fn attach(world: &World, wish: &Wish, claim_missing: bool, plan: &mut Plan) {
+fn attach(world: &World, wish: &Wish, claim_missing: bool, want: Want, plan: &mut Plan) {
     let namespace = wish.vm_pod.namespace.clone();
     let Presence::Ready { node: home, device } = home(world, &wish.device) else { return };
     let Some(owner) = world.devices.get(&(namespace.clone(), wish.device.clone())) else { return };
@@ -177,19 +203,79 @@ fn attach(world: &World, wish: &Wish, claim_missing: bool, plan: &mut Plan) {
         vm: wish.vm.clone(),
         node: wish.node.clone(),
         hub,
+        want,
     }));
 }
 
-/// Whether an attachment shall stay: its machine runs in its pod and lists the device, the device is this namespace's, its
+/// The devices in a guest that moves: of each the attachment that has it.
+fn in_guest<'w>(world: &'w World, source: &PodRef) -> impl Iterator<Item = &'w Attachment> {
+    let source = source.clone();
+    let of_it = move |a: &&Attachment| a.vm_pod == source && a.holds() && !a.deleting && valid(world, a);
+    world.attachments.values().filter(of_it)
+}
+
+/// The attachment of a device to a pod.
+fn attachment_to<'w>(world: &'w World, device: &DeviceName, pod: &PodRef) -> Option<&'w Attachment> {
+    attachments_of(world, &pod.namespace, device).find(|a| a.vm_pod == *pod)
+}
+
+/// Holds what the devices of a machine need where it is to move to.
+fn reserve(world: &World, moving: &Active<'_>, plan: &mut Plan) {
+    for held in in_guest(world, &moving.source) {
+        if attachment_to(world, &held.device, &moving.target).is_none() {
+            let (device, vm) = (held.device.clone(), moving.vm.clone());
+            let wish = Wish { device, vm, vm_pod: moving.target.clone(), node: moving.node.clone() };
+            attach(world, &wish, false, Want::Reserved, plan);
+        }
+    }
+}
+
+/// Whether all is held where a machine is to move to.
+pub(super) fn reservation(world: &World, source: &PodRef, target: &PodRef) -> Reservation {
+    let mut waits = None;
+    for held in in_guest(world, source) {
+        let device = &held.device;
+        let Some(own) = attachment_to(world, device, target) else {
+            if let Presence::NotReady { why, .. } | Presence::Absent { why } = home(world, device) {
+                waits.get_or_insert(format!("USB device {device}: {why}"));
+            } else {
+                waits.get_or_insert(format!("USB device {device} is being made ready there"));
+            }
+            continue;
+        };
+        if let Some(message) = no_free_port(world, own) {
+            return Reservation::NoPort(format!("USB device {device} cannot follow: {message}"));
+        }
+        if own.state != PodState::Running {
+            waits.get_or_insert(format!("USB device {device}: {}", step(own)));
+        }
+    }
+    waits.map_or(Reservation::Ready, Reservation::Waits)
+}
+
+/// Whether a machine runs in the pod that an attachment is for.
+fn has_its_machine(world: &World, attachment: &Attachment) -> bool {
+    let namespace = &attachment.vm_pod.namespace;
+    world.vms.get(&(namespace.clone(), attachment.vm.clone())).is_some_and(|vm| {
+        let running = engine::running(world, namespace, &attachment.vm, vm);
+        running.is_some_and(|(pod, found)| pod == attachment.vm_pod && found.node.as_ref() == Some(&attachment.node))
+    })
+}
+
+/// Whether a machine is about to move into the pod that an attachment is for.
+fn awaits_its_machine(world: &World, attachment: &Attachment) -> bool {
+    let awaited = |moving: &Active<'_>| moving.target == attachment.vm_pod && *moving.node == attachment.node;
+    attachment.want == Want::Reserved && moves::active(world).iter().any(awaited)
+}
+
+/// Whether an attachment shall stay: its machine runs in its pod, or is about to move there, and lists the device, the device is this namespace's, its
 /// claim asks for the node the device is on, it is remote if and only if that is another node than the machine's, and its
 /// claims are still what the kubelet has prepared for it.
 /// A device that is absent changes nothing: the attachment waits for it.
 fn valid(world: &World, attachment: &Attachment) -> bool {
     let namespace = &attachment.vm_pod.namespace;
     let listed = world.vms.get(&(namespace.clone(), attachment.vm.clone())).is_some_and(|vm| {
-        let running = engine::running(world, namespace, &attachment.vm, vm);
-        let here = running
-            .is_some_and(|(pod, found)| pod == attachment.vm_pod && found.node.as_ref() == Some(&attachment.node));
+        let here = has_its_machine(world, attachment) || awaits_its_machine(world, attachment);
         here && vm.run() && !vm.deleting && vm.usb_devices.contains(&attachment.device)
     });
     let given = world

@@ -5,8 +5,8 @@
 
 use crate::conditions::Reason;
 use crate::controller::action::{Action, Plan};
-use crate::controller::operations;
 use crate::controller::world::{PodState, PodTrouble, RunPolicy, Vm, VmPhase, VmPod, World};
+use crate::controller::{migration, moves, operations};
 use crate::names::{Namespace, PodName, PodRef, VmName};
 
 /// The pod of a virtual machine.
@@ -17,11 +17,10 @@ pub fn pod_name(vm: &VmName) -> PodName {
 /// Starts and stops machines.
 pub(super) fn plan(world: &World, plan: &mut Plan) {
     for ((namespace, name), vm) in &world.vms {
-        let pod = pod_name(name);
         let wanted = vm.run() && !vm.deleting;
         let outgoing = operations::outgoing(world, namespace, name);
-        match world.vm_pods.get(&(namespace.clone(), pod.clone())) {
-            Some(found)
+        match pod(world, namespace, name) {
+            Some((pod, found))
                 if !found.deleting
                     && (!wanted
                         || outgoing == Some(&found.uid)
@@ -30,12 +29,13 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
             {
                 plan.actions.push(Action::DeleteVmPod {
                     namespace: namespace.clone(),
-                    name: pod,
+                    name: pod.clone(),
                     uid: found.uid.clone(),
                 });
             }
-            None if wanted && world.namespaces.get(namespace) == Some(&false) => {
-                plan.actions.push(Action::CreateVmPod { namespace: namespace.clone(), vm: name.clone(), pod });
+            None if wanted && world.namespaces.get(namespace) == Some(&false) && is_gone(world, namespace, name) => {
+                let (namespace, vm, pod) = (namespace.clone(), name.clone(), pod_name(name));
+                plan.actions.push(Action::CreateVmPod { namespace, vm, pod });
             }
             _ => {}
         }
@@ -44,8 +44,13 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
 
 /// The pod of a machine, in whatever state it is.
 pub(super) fn pod<'w>(world: &'w World, namespace: &Namespace, vm: &VmName) -> Option<(&'w PodName, &'w VmPod)> {
-    let ((_, name), pod) = world.vm_pods.get_key_value(&(namespace.clone(), pod_name(vm)))?;
-    Some((name, pod))
+    let is_its_own = |pod: &VmPod| !migration::has_left(pod) && !migration::is_target(world, namespace, pod);
+    migration::pods(world, namespace, vm).find(|(_, pod)| is_its_own(pod))
+}
+
+/// Whether a machine has no pod of any kind, which might run it.
+fn is_gone(world: &World, namespace: &Namespace, vm: &VmName) -> bool {
+    migration::pods(world, namespace, vm).next().is_none()
 }
 
 /// The pod a machine is running in, ready to have devices plugged into it.
@@ -63,10 +68,13 @@ pub(super) fn running<'w>(
 /// Where a machine is in its life.
 pub(super) fn phase(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> VmPhase {
     match pod(world, namespace, name).map(|(_, pod)| pod) {
+        None if !is_gone(world, namespace, name) => VmPhase::Stopping,
         None if vm.run() => VmPhase::Pending,
         None => VmPhase::Stopped,
         Some(pod) if pod.deleting || pod.state == PodState::Ended => VmPhase::Stopping,
-        Some(pod) if pod.state == PodState::Running && pod.trouble.is_none() => VmPhase::Running,
+        Some(pod) if pod.state == PodState::Running && pod.trouble.is_none() => {
+            if moves::is_moving(world, namespace, name) { VmPhase::Migrating } else { VmPhase::Running }
+        }
         Some(pod) if pod.node.is_some() => VmPhase::Starting,
         Some(_) => VmPhase::Pending,
     }
@@ -82,8 +90,11 @@ pub(super) fn running_reason(phase: VmPhase, pod: Option<&VmPod>, vm: &Vm) -> (R
         }
         (VmPhase::Stopping, ..) => (Reason::Stopping, "its pod is going away".to_owned()),
         (VmPhase::Pending | VmPhase::Starting, Some(trouble), _) => why_not(trouble),
+        (VmPhase::Migrating, _, Some(node)) => {
+            (Reason::Running, format!("it runs on node {node}, and is being moved to another one"))
+        }
         (VmPhase::Running, _, Some(node)) => (Reason::Running, format!("it runs on node {node}")),
-        (VmPhase::Running, _, None) => (Reason::Running, "it runs".to_owned()),
+        (VmPhase::Running | VmPhase::Migrating, _, None) => (Reason::Running, "it runs".to_owned()),
         (VmPhase::Pending | VmPhase::Starting, None, Some(node)) => {
             (Reason::Starting, format!("node {node} is starting it"))
         }
@@ -102,7 +113,7 @@ fn stopped(policy: RunPolicy) -> &'static str {
 }
 
 /// What keeps a machine from running, and what to do where somebody has to do something.
-fn why_not(trouble: &PodTrouble) -> (Reason, String) {
+pub(super) fn why_not(trouble: &PodTrouble) -> (Reason, String) {
     match trouble {
         PodTrouble::Unschedulable(words) => (Reason::Unschedulable, format!("no node can take it: {words}")),
         PodTrouble::NoImage(words) => (Reason::ImagePullFailed, format!("its image cannot be had: {words}")),

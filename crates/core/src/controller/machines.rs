@@ -8,7 +8,7 @@ use crate::controller::attachments::{Verdict, Wait, Wish, verdict, wishes};
 use crate::controller::devices::{Presence, home, is_dead};
 use crate::controller::status::{given_up, no_free_port, step, young};
 use crate::controller::world::{Attachment, Vm, VmPhase, VmStatus, VmUsbStatus, World};
-use crate::controller::{engine, operations, pods};
+use crate::controller::{engine, moves, operations, pods};
 use crate::names::{DeviceName, Namespace, VmName};
 
 /// Publishes the status of every virtual machine.
@@ -149,6 +149,9 @@ fn kept(world: &World, namespace: &Namespace, attachment: &Attachment, plan: &mu
     if let Some(message) = no_free_port(world, attachment) {
         return Some((Reason::NoFreeUSBIPPort, message));
     }
+    if let Some(gap) = moves::gap(world, namespace, &attachment.vm) {
+        return Some((Reason::DetachedForMigration, gap));
+    }
     if young(world, attachment, plan) {
         return None;
     }
@@ -167,7 +170,7 @@ fn explain(world: &World, namespace: &Namespace, device: &DeviceName, wait: &Wai
         Wait::NotReady(_) if matches!(home(world, device), Presence::Absent { .. }) => Reason::NotFound,
         Wait::NotReady(_) => Reason::NotReady,
         Wait::HeldBy(_) | Wait::HeldByPod(_) => Reason::InUse,
-        Wait::Settling => Reason::Attaching,
+        Wait::Settling | Wait::Moving => Reason::Attaching,
     };
     let message = match wait {
         Wait::NoDevice => format!(
@@ -178,6 +181,7 @@ fn explain(world: &World, namespace: &Namespace, device: &DeviceName, wait: &Wai
         Wait::Leaving => format!("USBDevice {device} is being taken from namespace {namespace}"),
         Wait::HeldBy(vm) => format!("in use by virtual machine {vm}: it is attached here when released there"),
         Wait::HeldByPod(subject) => format!("in use by {subject}: it is attached here when released there"),
+        Wait::Moving => "waiting until the virtual machine has moved to another node".to_owned(),
         Wait::Settling => "waiting for the previous attachment to be cleaned up".to_owned(),
     };
     (reason, message)

@@ -1,8 +1,8 @@
-//! Operations on machines: start, stop, restart.
+//! Operations on machines. How one is moved is in [`super::moves`].
 //!
 //! ```text
 //!   (new) --may be done--> InProgress --done--> Completed
-//!     |                        |
+//!     |  \--(Pending)--/       |
 //!     +------- cannot ---------+--------------> Failed
 //! ```
 //!
@@ -21,34 +21,39 @@ use crate::names::{Namespace, OperationName, Uid, VmName};
 pub(super) const MACHINE_WITHIN: Seconds = 5;
 
 /// What becomes of an operation.
-struct Verdict {
+pub(super) struct Verdict {
     phase: OperationPhase,
     reason: Reason,
     message: String,
 }
 
 impl Verdict {
-    fn new(phase: OperationPhase, reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn new(phase: OperationPhase, reason: Reason, message: impl Into<String>) -> Self {
         Self { phase, reason, message: message.into() }
     }
 
-    fn failed(reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn failed(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(OperationPhase::Failed, reason, message)
     }
 }
 
 /// An operation in its place.
-struct Case<'w> {
-    world: &'w World,
-    namespace: &'w Namespace,
-    name: &'w OperationName,
-    operation: &'w Operation,
+pub(super) struct Case<'w> {
+    pub(super) world: &'w World,
+    pub(super) namespace: &'w Namespace,
+    pub(super) name: &'w OperationName,
+    pub(super) operation: &'w Operation,
 }
 
 /// Brings operations forward, and publishes how they are.
 pub(super) fn plan(world: &World, plan: &mut Plan) {
     for ((namespace, name), operation) in &world.operations {
-        if operation.deleting || operation.status.is_finished() {
+        let over = operation.status.is_finished() || (operation.deleting && !is_begun(operation));
+        if over && operation.held {
+            let (namespace, name, uid) = (namespace.clone(), name.clone(), operation.uid.clone());
+            plan.actions.push(Action::ReleaseOperation { namespace, name, uid });
+        }
+        if over || (operation.deleting && !operation.held) {
             continue;
         }
         let case = Case { world, namespace, name, operation };
@@ -61,11 +66,23 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
     }
 }
 
-/// The operation on a machine that is in progress.
-fn current<'w>(world: &'w World, namespace: &Namespace, vm: &VmName) -> Option<(&'w OperationName, &'w Operation)> {
-    let begun = |o: &Operation| o.status.phase == Some(OperationPhase::InProgress) && !o.deleting;
+fn is_begun(operation: &Operation) -> bool {
+    operation.status.phase == Some(OperationPhase::InProgress)
+}
+
+/// The operation on a machine that is in progress, or about to begin.
+pub(super) fn current<'w>(
+    world: &'w World,
+    namespace: &Namespace,
+    vm: &VmName,
+) -> Option<(&'w OperationName, &'w Operation)> {
+    let accepted = |o: &Operation| match o.status.phase {
+        Some(OperationPhase::Pending) => !o.deleting,
+        Some(OperationPhase::InProgress) => !o.deleting || o.held,
+        _ => false,
+    };
     let mut all = world.operations.iter();
-    all.find(|((ns, _), o)| ns == namespace && o.vm == *vm && begun(o)).map(|((_, name), o)| (name, o))
+    all.find(|((ns, _), o)| ns == namespace && o.vm == *vm && accepted(o)).map(|((_, name), o)| (name, o))
 }
 
 /// What operations have asked for last of a machine whose policy leaves it to them.
@@ -90,7 +107,7 @@ impl OperationKind {
         match self {
             Self::Start => Some(Power::On),
             Self::Stop => Some(Power::Off),
-            Self::Restart => None,
+            Self::Restart | Self::Migrate | Self::Evict => None,
         }
     }
 
@@ -99,6 +116,7 @@ impl OperationKind {
             Self::Start => Reason::StartInProgress,
             Self::Stop => Reason::StopInProgress,
             Self::Restart => Reason::RestartInProgress,
+            Self::Migrate | Self::Evict => Reason::MigrationRunning,
         }
     }
 }
@@ -108,11 +126,13 @@ impl<'w> Case<'w> {
         let before = &self.operation.status;
         let (kind, now) = (ConditionType::Completed, self.world.now);
         let condition = Condition::next(kind, verdict.reason, verdict.message, &before.conditions, now);
-        let begins = verdict.phase == OperationPhase::InProgress && before.phase != Some(OperationPhase::InProgress);
+        let begins = verdict.phase == OperationPhase::InProgress && !self.begun();
         let pod = || engine::pod(self.world, self.namespace, &self.operation.vm).map(|(_, pod)| pod.uid.clone());
         OperationStatus {
             phase: Some(verdict.phase),
             pod: if begins { pod() } else { before.pod.clone() },
+            begun: if begins { Some(now) } else { before.begun },
+            paused: before.paused.or_else(|| self.is_paused().then_some(now)),
             observed_generation: self.operation.generation,
             conditions: vec![condition],
         }
@@ -120,6 +140,9 @@ impl<'w> Case<'w> {
 
     /// What becomes of it; None while that cannot be said.
     fn judge(&self, plan: &mut Plan) -> Option<Verdict> {
+        if self.begun() && self.operation.kind.moves() {
+            return Some(self.go_on_moving(plan));
+        }
         let (namespace, name) = (self.namespace, &self.operation.vm);
         let Some(vm) = self.world.vms.get(&(namespace.clone(), name.clone())) else {
             return self.no_machine(plan);
@@ -131,11 +154,11 @@ impl<'w> Case<'w> {
         if let Some(refusal) = self.forbidden(vm) {
             return Some(Verdict::failed(Reason::NotApplicableForVirtualMachineRunPolicy, refusal));
         }
-        if self.begun() { Some(self.go_on(vm)) } else { self.begin(vm) }
+        if self.begun() { Some(self.go_on(vm)) } else { self.begin(vm, plan) }
     }
 
-    fn begun(&self) -> bool {
-        self.operation.status.phase == Some(OperationPhase::InProgress)
+    pub(super) fn begun(&self) -> bool {
+        is_begun(self.operation)
     }
 
     fn no_machine(&self, plan: &mut Plan) -> Option<Verdict> {
@@ -154,15 +177,18 @@ impl<'w> Case<'w> {
             (OperationKind::Start | OperationKind::Stop, policy) if !policy.is_by_hand() => {
                 "operations start and stop only machines whose policy is Manual or AlwaysOnUnlessStoppedManually"
             }
-            (OperationKind::Restart, RunPolicy::AlwaysOff) => "such a machine does not run",
+            (OperationKind::Restart | OperationKind::Migrate | OperationKind::Evict, RunPolicy::AlwaysOff) => {
+                "such a machine does not run"
+            }
             _ => return None,
         };
         Some(format!("spec.runPolicy of virtual machine {} is {}: {rest}", self.operation.vm, vm.policy.as_str()))
     }
 
     /// Whether it may begin now.
-    fn begin(&self, vm: &Vm) -> Option<Verdict> {
-        if let Some((other, operation)) = current(self.world, self.namespace, &self.operation.vm) {
+    fn begin(&self, vm: &Vm, plan: &mut Plan) -> Option<Verdict> {
+        let other = current(self.world, self.namespace, &self.operation.vm).filter(|(name, _)| *name != self.name);
+        if let Some((other, operation)) = other {
             let message = format!(
                 "operation {other} ({}) on the same virtual machine is in progress: ask again when it is done, or delete it",
                 operation.kind.as_str()
@@ -171,6 +197,9 @@ impl<'w> Case<'w> {
         }
         if self.is_behind() {
             return None;
+        }
+        if self.operation.kind.moves() {
+            return Some(self.begin_move(vm, plan));
         }
         match self.pointless(vm) {
             Some(message) => Some(Verdict::failed(Reason::NotApplicableForVirtualMachinePhase, message)),
@@ -234,7 +263,7 @@ impl<'w> Case<'w> {
         let done = match self.operation.kind {
             OperationKind::Start => phase == VmPhase::Running,
             OperationKind::Stop => phase == VmPhase::Stopped,
-            OperationKind::Restart => {
+            OperationKind::Restart | OperationKind::Migrate | OperationKind::Evict => {
                 phase == VmPhase::Running && pod.map(|p| &p.uid) != self.operation.status.pod.as_ref()
             }
         };
@@ -245,7 +274,7 @@ impl<'w> Case<'w> {
         let message = match self.operation.kind {
             OperationKind::Start => format!("virtual machine {name} runs{place}"),
             OperationKind::Stop => format!("virtual machine {name} is stopped"),
-            OperationKind::Restart => format!("virtual machine {name} runs again{place}"),
+            _ => format!("virtual machine {name} runs again{place}"),
         };
         Verdict::new(OperationPhase::Completed, Reason::OperationCompleted, message)
     }

@@ -4,7 +4,7 @@ use crate::conditions::{Condition, ConditionType, PluggedState, Reason, find};
 use crate::controller::action::Plan;
 use crate::controller::devices::{dead, is_dead};
 use crate::controller::world::{Attachment, DeviceStatus, World};
-use crate::controller::{UNDER_WAY_AFTER, pods};
+use crate::controller::{UNDER_WAY_AFTER, moves, pods};
 use crate::names::{DeviceName, NodeName, VmName};
 use crate::speed::Hub;
 
@@ -43,7 +43,8 @@ pub(super) fn attached(
         return (make(Reason::Available, message), None);
     };
     let vm = format!("virtual machine {}/{} on node {}", attachment.vm_pod.namespace, attachment.vm, attachment.node);
-    match &attachment.plugged {
+    let gap = moves::gap(world, &attachment.vm_pod.namespace, &attachment.vm).filter(|_| !attachment.holds());
+    match (&attachment.plugged, gap) {
         _ if ready == Reason::NotFound => {
             let message = format!("Device is absent; it returns to {vm} when it is plugged in again");
             (make(Reason::Available, message), None)
@@ -52,10 +53,11 @@ pub(super) fn attached(
         _ if attachment.deleting && is_dead(world, &attachment.node) => {
             (make(Reason::Available, format!("Not yet released by {vm}: {}", given_up(&attachment.node))), None)
         }
-        Some(PluggedState::Plugged(port)) => {
+        (Some(PluggedState::Plugged(port)), _) => {
             let message = format!("Attached to {vm}, {port}{}", pods::queue(world, name));
             (make(Reason::AttachedToVirtualMachine, message), Some(attachment.vm.clone()))
         }
+        (_, Some(gap)) => (make(Reason::DetachedForMigration, format!("Device is {gap}")), None),
         // It is out; what is left of the attachment is on its way out too, and nobody needs to read of each step.
         _ if attachment.deleting => (make(Reason::Available, AVAILABLE.to_owned()), None),
         _ => {

@@ -7,6 +7,7 @@ mod builder;
 mod devices;
 mod events;
 mod machines;
+mod moves;
 mod operations;
 mod pods;
 mod quiet;

@@ -1,5 +1,6 @@
 //! What the controller sees: everything the API server knows that matters to us, in our own words.
 
+mod moving;
 mod operation;
 mod policy;
 
@@ -12,6 +13,7 @@ use crate::device::{Attributes, Device};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, PodRef, Uid, VmName};
 use crate::speed::{Hub, PortName};
 
+pub use moving::Moving;
 pub use operation::{Operation, OperationKind, OperationPhase, OperationStatus};
 pub use policy::{Power, RunPolicy};
 
@@ -165,6 +167,8 @@ pub enum VmPhase {
     Starting,
     /// The machine runs.
     Running,
+    /// It runs, and is being moved to another node.
+    Migrating,
     /// The pod is being deleted.
     Stopping,
     /// No pod, and none is wanted.
@@ -203,6 +207,8 @@ pub struct VmPod {
     pub state: PodState,
     /// What keeps it from running.
     pub trouble: Option<PodTrouble>,
+    /// Its part in a move of its machine.
+    pub moving: Moving,
 }
 
 /// What keeps the pod of a virtual machine from running. The words are those of whoever has tried.
@@ -329,6 +335,8 @@ pub struct Attachment {
     pub node: NodeName,
     /// The half of a vhci whose port it asks for; None for a local device.
     pub hub: Option<Hub>,
+    /// What it asks the agent for.
+    pub want: Want,
     /// The claim for that port, once Kubernetes has made it.
     pub port_claim: Option<ClaimName>,
     /// The scheduler could not place it.
@@ -337,6 +345,15 @@ pub struct Attachment {
     pub state: PodState,
     /// What the agent says; None before it has said anything.
     pub plugged: Option<PluggedState>,
+}
+
+/// What an attachment asks the agent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Want {
+    /// That the device be in the guest.
+    Plugged,
+    /// That nothing be done yet: the device is still in the pod that the machine is about to leave.
+    Reserved,
 }
 
 impl Attachment {

@@ -3,6 +3,7 @@
 //! Creating what exists and deleting what is gone count as done. Writes carry uids, so that they never hit a new object of
 //! an old name.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -15,11 +16,11 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
 use patchbay_api::claim::NewClaim;
 use patchbay_api::{
-    NodeUSBDevice, USBDevice, VirtualMachine, VirtualMachineOperation, attachment, claim, keys, node_device, operation,
-    port, template, usb_device, virtual_machine, vm_pod,
+    NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, VirtualMachineOperation, attachment, claim, keys,
+    node_device, operation, port, target_pod, template, usb_device, virtual_machine, vm_pod,
 };
 use patchbay_core::controller::Action;
-use patchbay_core::names::{Namespace, Uid};
+use patchbay_core::names::{Namespace, PodName, Uid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -41,6 +42,9 @@ pub(super) enum ActError {
     /// The API server did not answer in time.
     #[error("no answer from the API server within {DEADLINE:?}")]
     Late,
+    /// A pod to which a machine is to move cannot be made like the one it runs in.
+    #[error("the pod of the virtual machine cannot be read")]
+    NoSource(#[from] Unreadable),
     /// A pod cannot be made of a machine that cannot be read.
     #[error("the VirtualMachine cannot be read any more")]
     NoMachine,
@@ -147,6 +151,36 @@ impl Actor {
                 }
                 None => std::future::ready(Err(ActError::NoMachine)).boxed(),
             },
+            Action::CreateTargetPod { namespace, vm, pod, source, source_uid } => {
+                let Some(machine) = caches.machine(namespace, vm) else {
+                    return std::future::ready(Err(ActError::NoMachine)).boxed();
+                };
+                let source = (source.to_string(), source_uid.clone());
+                create_target(self.within::<Pod>(namespace), source, pod.clone(), machine.node_selector).boxed()
+            }
+            Action::AskToMove { namespace, name, uid, to } => {
+                let to = to.clone();
+                amend(self.within::<Pod>(namespace), name, uid, move |pod| target_pod::ask_patch(pod, &to)).boxed()
+            }
+            Action::Decide { namespace, name, uid, target, decision } => {
+                let (target, decision) = (target.clone(), *decision);
+                let patch = move |pod: &Pod| target_pod::decide_patch(pod, &target, decision);
+                amend(self.within::<Pod>(namespace), name, uid, patch).boxed()
+            }
+            Action::MarkArrived { namespace, name, uid } => {
+                amend(self.within::<Pod>(namespace), name, uid, target_pod::arrived_patch).boxed()
+            }
+            Action::Plug { namespace, name, uid } => {
+                amend(self.within::<Pod>(namespace), name, uid, attachment::plug_patch).boxed()
+            }
+            Action::HoldOperation { namespace, name, uid } => {
+                let operations = self.within::<VirtualMachineOperation>(namespace);
+                amend(operations, name, uid, |object| operation::hold_patch(object, true)).boxed()
+            }
+            Action::ReleaseOperation { namespace, name, uid } => {
+                let operations = self.within::<VirtualMachineOperation>(namespace);
+                amend(operations, name, uid, |object| operation::hold_patch(object, false)).boxed()
+            }
             Action::DeleteAttachment { namespace, name, uid } | Action::DeleteVmPod { namespace, name, uid } => {
                 delete(self.within::<Pod>(namespace), name.to_string(), Some(uid.clone())).boxed()
             }
@@ -208,6 +242,49 @@ where
         // Gone, or another one of its name: the watch will tell.
         Err(error) if is(&error, "NotFound") || is(&error, "Conflict") => Ok(Effect::Unknown.into()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a pod like the one that a machine runs in, as that is now.
+async fn create_target(
+    pods: Api<Pod>,
+    (source, uid): (String, Uid),
+    name: PodName,
+    selector: BTreeMap<String, String>,
+) -> Result<Done, ActError> {
+    match pods.get_opt(&source).await? {
+        Some(source) if source.metadata.uid.as_deref() == Some(uid.as_str()) => {
+            create(pods, target_pod::build(&source, &name, &selector)?).await
+        }
+        // The watch will tell.
+        _ => Ok(Effect::Unknown.into()),
+    }
+}
+
+/// Changes an object as it is now: nobody else has changed it in between. `patch` gives None when there is nothing to change.
+fn amend<K>(
+    api: Api<K>,
+    name: impl ToString,
+    uid: &Uid,
+    patch: impl FnOnce(&K) -> Option<Value> + Send + 'static,
+) -> impl Future<Output = Result<Done, ActError>> + Send + 'static
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (name, uid) = (name.to_string(), uid.clone());
+    async move {
+        let Some(object) = api.get_opt(&name).await? else { return Ok(Effect::Unknown.into()) };
+        if object.meta().uid.as_deref() != Some(uid.as_str()) {
+            return Ok(Effect::Unknown.into());
+        }
+        let Some(patch) = patch(&object) else { return Ok(Effect::Version(version(&object)).into()) };
+        let params = PatchParams { field_manager: Some(keys::CONTROLLER.to_owned()), ..PatchParams::default() };
+        match api.patch(&name, &params, &Patch::Merge(patch)).await {
+            Ok(written) => Ok(Done::written(&written)),
+            // Gone, or changed meanwhile: the watch will tell.
+            Err(error) if is(&error, "NotFound") || is(&error, "Conflict") => Ok(Effect::Unknown.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -150,7 +150,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use patchbay_core::controller::NewAttachment;
-    use patchbay_core::controller::world::DeviceStatus;
+    use patchbay_core::controller::world::{DeviceStatus, Want};
     use patchbay_core::names::PodRef;
     use patchbay_core::speed::Hub;
 
@@ -184,6 +184,7 @@ mod tests {
             vm: "a".into(),
             node: "node-2".into(),
             hub: Some(Hub::Usb2),
+            want: Want::Plugged,
         })
     }
 

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use patchbay_core::controller::Action;
-use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, VmName};
+use patchbay_core::migration::Decision;
+use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, VmName};
 
 use super::act::ActError;
 
@@ -80,6 +81,12 @@ impl<'a> Line<'a> {
         let none = Self::default();
         let device = |what, name| Self { what, device: Some(name), ..Self::default() };
         let local = |what, namespace, name| Self { namespace: Some(namespace), ..device(what, name) };
+        let pod = |what, namespace, name: &'a PodName| Self {
+            what,
+            namespace: Some(namespace),
+            name: Some(name.as_str()),
+            ..Self::default()
+        };
         match action {
             Action::CreateNodeDevice { name, status } => {
                 Self { node: status.node.as_ref(), ..device("create NodeUSBDevice", name) }
@@ -138,6 +145,34 @@ impl<'a> Line<'a> {
                 namespace: Some(namespace),
                 vm: Some(name),
                 node: status.node.as_ref(),
+                ..none
+            },
+            Action::CreateTargetPod { namespace, vm, pod, .. } => Self {
+                what: "create target pod",
+                namespace: Some(namespace),
+                vm: Some(vm),
+                name: Some(pod.as_str()),
+                ..none
+            },
+            Action::AskToMove { namespace, name, .. } => pod("ask to move the machine of pod", namespace, name),
+            Action::Decide { namespace, name, decision: Decision::Target, .. } => {
+                pod("decide for the target of pod", namespace, name)
+            }
+            Action::Decide { namespace, name, decision: Decision::Source, .. } => {
+                pod("decide for the source, pod", namespace, name)
+            }
+            Action::MarkArrived { namespace, name, .. } => pod("mark pod as arrived", namespace, name),
+            Action::Plug { namespace, name, .. } => pod("plug attachment", namespace, name),
+            Action::HoldOperation { namespace, name, .. } => Self {
+                what: "hold VirtualMachineOperation",
+                namespace: Some(namespace),
+                name: Some(name.as_str()),
+                ..none
+            },
+            Action::ReleaseOperation { namespace, name, .. } => Self {
+                what: "release VirtualMachineOperation",
+                namespace: Some(namespace),
+                name: Some(name.as_str()),
                 ..none
             },
             Action::PublishOperation { namespace, name, .. } => Self {

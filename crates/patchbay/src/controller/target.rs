@@ -60,11 +60,20 @@ impl Target {
             }
             Action::PublishClaim { namespace, claim, .. } => Self::in_namespace(Kind::Claim, namespace, claim),
             Action::CreateAttachment(new) => Self::in_namespace(Kind::Attachment, &new.vm_pod.namespace, &new.name),
-            Action::DeleteAttachment { namespace, name, .. } => Self::in_namespace(Kind::Attachment, namespace, name),
-            Action::CreateVmPod { namespace, pod, .. } => Self::in_namespace(Kind::VmPod, namespace, pod),
-            Action::DeleteVmPod { namespace, name, .. } => Self::in_namespace(Kind::VmPod, namespace, name),
+            Action::DeleteAttachment { namespace, name, .. } | Action::Plug { namespace, name, .. } => {
+                Self::in_namespace(Kind::Attachment, namespace, name)
+            }
+            Action::CreateVmPod { namespace, pod, .. } | Action::CreateTargetPod { namespace, pod, .. } => {
+                Self::in_namespace(Kind::VmPod, namespace, pod)
+            }
+            Action::DeleteVmPod { namespace, name, .. }
+            | Action::AskToMove { namespace, name, .. }
+            | Action::Decide { namespace, name, .. }
+            | Action::MarkArrived { namespace, name, .. } => Self::in_namespace(Kind::VmPod, namespace, name),
             Action::PublishVm { namespace, name, .. } => Self::in_namespace(Kind::Vm, namespace, name),
-            Action::PublishOperation { namespace, name, .. } => Self::in_namespace(Kind::Operation, namespace, name),
+            Action::PublishOperation { namespace, name, .. }
+            | Action::HoldOperation { namespace, name, .. }
+            | Action::ReleaseOperation { namespace, name, .. } => Self::in_namespace(Kind::Operation, namespace, name),
             Action::DeleteSlice { name } => Self::global(Kind::Slice, name),
         }
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::conditions::{Condition, GuestPort, PluggedState};
 use crate::controller::action::Action;
 use crate::controller::world::{
-    Allocated, Attachment, Claim, DeviceStatus, Node, NodeDevice, Operation, OperationKind, PodClaim, PodState, Pool,
-    RunPolicy, Template, UsbDevice, Vm, VmPod, World,
+    Allocated, Attachment, Claim, DeviceStatus, Moving, Node, NodeDevice, Operation, OperationKind, PodClaim, PodState,
+    Pool, RunPolicy, Template, UsbDevice, Vm, VmPod, Want, World,
 };
 use crate::controller::{Plan, claim_name, plan, pod_name};
 use crate::device::{Attributes, BusAddress, Device, HexId};
@@ -74,6 +74,7 @@ impl Builder {
             deleting: false,
             state: PodState::Running,
             trouble: None,
+            moving: Default::default(),
         };
         self.world.vms.insert((namespace.into(), name.into()), vm);
         self.world.vm_pods.insert((namespace.into(), pod_name(&name.into())), pod);
@@ -87,6 +88,7 @@ impl Builder {
             created: self.world.now,
             generation: 1,
             deleting: false,
+            held: false,
             kind,
             vm: vm.into(),
             status: Default::default(),
@@ -183,7 +185,8 @@ impl Builder {
     /// The agents: every attachment that has begun is in its guest now. False when there was none.
     pub(super) fn plug_in(&mut self) -> bool {
         let mut any = false;
-        for pod in self.world.attachments.values_mut().filter(|a| a.plugged.is_none() && !a.unschedulable) {
+        let begun = |a: &&mut Attachment| a.want == Want::Plugged && a.plugged.is_none() && !a.unschedulable;
+        for pod in self.world.attachments.values_mut().filter(begun) {
             pod.plugged = Some(PluggedState::Plugged(GuestPort { bus: 0, port: "1".to_owned() }));
             any = true;
         }
@@ -234,6 +237,11 @@ impl Builder {
         self.world.attachments.values_mut().next().unwrap()
     }
 
+    /// The attachments that are made for a node.
+    pub(super) fn attachments_on(&mut self, node: &str) -> Vec<&mut Attachment> {
+        self.world.attachments.values_mut().filter(|a| a.node.as_str() == node).collect()
+    }
+
     fn perform(&mut self, action: Action) {
         match action {
             Action::CreateNodeDevice { name, status } => {
@@ -279,6 +287,7 @@ impl Builder {
                     vm: new.vm,
                     node: new.node,
                     hub: new.hub,
+                    want: new.want,
                     port_claim: None,
                     unschedulable: false,
                     state: PodState::Pending,
@@ -292,9 +301,37 @@ impl Builder {
             Action::CreateVmPod { namespace, vm, pod } => {
                 let (uid, vm_uid) =
                     (self.uid(pod.as_str()), self.world.vms[&(namespace.clone(), vm.clone())].uid.clone());
-                let object =
-                    VmPod { uid, vm, vm_uid, node: None, deleting: false, state: PodState::Pending, trouble: None };
-                self.world.vm_pods.insert((namespace, pod), object);
+                self.world.vm_pods.insert((namespace, pod), pending(uid, vm, vm_uid, Moving::default()));
+            }
+            Action::CreateTargetPod { namespace, vm, pod, source_uid, .. } => {
+                let (uid, vm_uid) =
+                    (self.uid(pod.as_str()), self.world.vms[&(namespace.clone(), vm.clone())].uid.clone());
+                let moving = Moving { from: Some(source_uid), ..Moving::default() };
+                self.world.vm_pods.insert((namespace, pod), pending(uid, vm, vm_uid, moving));
+            }
+            Action::AskToMove { namespace, name, to, .. } => {
+                let moving = &mut self.world.vm_pods.get_mut(&(namespace, name)).unwrap().moving;
+                (moving.to, moving.decision, moving.report) = (Some(to), None, None);
+            }
+            Action::Decide { namespace, name, target, decision, .. } => {
+                let moving = &mut self.world.vm_pods.get_mut(&(namespace, name)).unwrap().moving;
+                assert_eq!(moving.to.as_ref().map(|to| &to.uid), Some(&target), "it is to move elsewhere");
+                assert_eq!(moving.decision, None, "it is decided already");
+                moving.decision = Some(decision);
+            }
+            Action::MarkArrived { namespace, name, .. } => {
+                self.world.vm_pods.get_mut(&(namespace, name)).unwrap().moving.arrived = true;
+            }
+            Action::Plug { namespace, name, .. } => {
+                self.world.attachments.get_mut(&(namespace, name)).unwrap().want = Want::Plugged;
+            }
+            Action::HoldOperation { namespace, name, .. } => {
+                self.world.operations.get_mut(&(namespace, name)).unwrap().held = true;
+            }
+            Action::ReleaseOperation { namespace, name, .. } => {
+                let key = (namespace, name);
+                self.world.operations.get_mut(&key).unwrap().held = false;
+                self.world.operations.retain(|k, o| *k != key || !o.deleting);
             }
             Action::DeleteVmPod { namespace, name, .. } => {
                 self.world.vm_pods.get_mut(&(namespace, name)).unwrap().deleting = true;
@@ -367,6 +404,11 @@ fn lines(conditions: &[Condition]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// A pod that was just made.
+fn pending(uid: Uid, vm: VmName, vm_uid: Uid, moving: Moving) -> VmPod {
+    VmPod { uid, vm, vm_uid, node: None, deleting: false, state: PodState::Pending, trouble: None, moving }
+}
+
 /// An action's kind and subject.
 pub(super) fn brief(action: &Action) -> String {
     match action {
@@ -388,12 +430,20 @@ pub(super) fn brief(action: &Action) -> String {
         }
         Action::CreateAttachment(new) => {
             let port = new.hub.map(|h| format!(" with a {h} port")).unwrap_or_default();
-            format!("create attachment of {} to {} on {}{port}", new.device, new.vm, new.node)
+            let what = if new.want == Want::Reserved { "reservation" } else { "attachment" };
+            format!("create {what} of {} to {} on {}{port}", new.device, new.vm, new.node)
         }
         Action::DeleteAttachment { .. } => "delete attachment".to_owned(),
         Action::CreateVmPod { pod, .. } => format!("create pod {pod}"),
         Action::DeleteVmPod { name, .. } => format!("delete pod {name}"),
         Action::PublishVm { namespace, name, .. } => format!("publish vm {namespace}/{name}"),
+        Action::CreateTargetPod { pod, source, .. } => format!("create target pod {pod} for {source}"),
+        Action::AskToMove { name, to, .. } => format!("ask {name} to move to {}", to.name),
+        Action::Decide { name, decision, .. } => format!("decide {name}: {}", decision.as_str()),
+        Action::MarkArrived { name, .. } => format!("mark {name} arrived"),
+        Action::Plug { .. } => "plug attachment".to_owned(),
+        Action::HoldOperation { name, .. } => format!("hold operation {name}"),
+        Action::ReleaseOperation { name, .. } => format!("release operation {name}"),
         Action::PublishOperation { name, .. } => format!("publish operation {name}"),
         Action::DeleteSlice { name } => format!("delete slice {name}"),
     }

@@ -16,6 +16,8 @@ pub struct Operation {
     pub generation: i64,
     /// It has a deletion timestamp.
     pub deleting: bool,
+    /// It stays, though deleted, until we let it go.
+    pub held: bool,
     /// What is done.
     pub kind: OperationKind,
     /// The machine, in the same namespace.
@@ -33,11 +35,15 @@ pub enum OperationKind {
     Stop,
     /// Stop it and start it again.
     Restart,
+    /// Move it to another node while it runs.
+    Migrate,
+    /// The same, because it has to leave its node.
+    Evict,
 }
 
 impl OperationKind {
     /// All there are.
-    pub const ALL: &[Self] = &[Self::Start, Self::Stop, Self::Restart];
+    pub const ALL: &[Self] = &[Self::Start, Self::Stop, Self::Restart, Self::Migrate, Self::Evict];
 
     /// As in the API.
     pub const fn as_str(self) -> &'static str {
@@ -45,7 +51,14 @@ impl OperationKind {
             Self::Start => "Start",
             Self::Stop => "Stop",
             Self::Restart => "Restart",
+            Self::Migrate => "Migrate",
+            Self::Evict => "Evict",
         }
+    }
+
+    /// Whether it moves the machine to another node.
+    pub const fn moves(self) -> bool {
+        matches!(self, Self::Migrate | Self::Evict)
     }
 }
 
@@ -56,6 +69,10 @@ pub struct OperationStatus {
     pub phase: Option<OperationPhase>,
     /// The pod that ran the machine when the operation began.
     pub pod: Option<Uid>,
+    /// When it began.
+    pub begun: Option<Seconds>,
+    /// When the machine was seen to be paused for a move.
+    pub paused: Option<Seconds>,
     /// `status.observedGeneration`.
     pub observed_generation: i64,
     /// The condition `Completed`.

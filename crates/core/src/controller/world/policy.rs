@@ -52,7 +52,9 @@ impl Vm {
             (RunPolicy::AlwaysOff, _) => false,
             (_, Some(power)) => power == Power::On,
             // Nobody has asked for anything yet: it goes on with what it does.
-            (RunPolicy::Manual, None) => matches!(self.status.phase, Some(VmPhase::Starting | VmPhase::Running)),
+            (RunPolicy::Manual, None) => {
+                matches!(self.status.phase, Some(VmPhase::Starting | VmPhase::Running | VmPhase::Migrating))
+            }
         }
     }
 }
