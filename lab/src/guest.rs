@@ -1,7 +1,8 @@
 //! The test guest in a virtual machine, through the log of its pod: the guest's console is the pod's output.
 //!
 //! A [`Guest`] follows the machine, not the container: when the machine gets a new pod, or QEMU is started again in its
-//! pod, it goes on with that output.
+//! pod, it goes on with that output. When the machine moves, it goes on with that of the pod it has moved to, once the former
+//! one has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams};
+use patchbay_api::keys;
 
 use crate::stick::Stick;
 use crate::{api, wait};
@@ -56,11 +58,12 @@ impl Guest {
         let weak = Arc::downgrade(&console);
         let (pods, name) = (Api::<Pod>::namespaced(client, namespace), vm.to_owned());
         api::spawn(async move {
-            let mut last = String::new();
+            let mut read_of: BTreeMap<String, String> = BTreeMap::new();
             // Ends when nobody holds the console any more.
             while weak.strong_count() > 0 {
                 if let Some(pod) = pod_of(&pods, &name).await {
-                    read(&pods, &pod, &mut last, |text| {
+                    let last = read_of.entry(pod.clone()).or_default();
+                    read(&pods, &pod, last, |text| {
                         weak.upgrade().map(|console| {
                             console.lines().push(Line { at: Instant::now(), text });
                             console.more.notify_all();
@@ -215,7 +218,7 @@ fn present<'t>(lines: impl Iterator<Item = &'t str>) -> BTreeSet<String> {
     devices.into_values().collect()
 }
 
-/// The newest pod that belongs to the machine and has started.
+/// The newest pod that belongs to the machine and has started; not one to which it may move, as long as it has not.
 async fn pod_of(pods: &Api<Pod>, vm: &str) -> Option<String> {
     let list = pods.list(&ListParams::default()).await.ok()?;
     let owned =
@@ -223,7 +226,11 @@ async fn pod_of(pods: &Api<Pod>, vm: &str) -> Option<String> {
     let started = |pod: &Pod| {
         pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(|phase| phase != "Pending")
     };
-    let pods = list.items.into_iter().filter(|pod| owned(pod) && started(pod));
+    let awaited = |pod: &Pod| {
+        let said = pod.annotations();
+        said.contains_key(keys::MIGRATE_FROM) && !said.contains_key(keys::ARRIVED)
+    };
+    let pods = list.items.into_iter().filter(|pod| owned(pod) && started(pod) && !awaited(pod));
     pods.max_by_key(|pod| pod.creation_timestamp().map(|time| time.0)).map(|pod| pod.name_any())
 }
 

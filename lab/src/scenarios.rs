@@ -18,6 +18,7 @@ mod hotplug;
 mod kubelet;
 mod life;
 mod limits;
+mod migration;
 mod nodes;
 mod operations;
 mod outages;
@@ -116,6 +117,9 @@ pub fn all() -> Vec<Scenario> {
         scenario("reading_goes_on_while_the_api_server_is_away", outages::api_server_away),
         scenario("ports_that_somebody_else_uses_are_not_offered", outsiders::ports_of_theirs_are_not_offered),
         scenario("a_node_without_vhci_is_home_and_local_only", limits::node_without_vhci),
+        large("migration_takes_a_machine_and_its_device_from_node_to_node", migration::from_node_to_node),
+        large("migration_without_a_free_port_is_refused_and_disturbs_nobody", migration::without_a_free_port),
+        large("migration_that_is_stopped_in_the_middle_leaves_all_where_it_was", migration::stopped_in_the_middle),
         large("devices_without_a_free_port_wait_and_disturb_nobody", limits::full_importer),
         large("devices_over_the_limit_of_their_home_node_wait_and_disturb_nobody", limits::full_home_node),
     ]

@@ -23,7 +23,7 @@ const SECONDS: Duration = Duration::from_secs(15);
 /// For the devices of a full node to be given back.
 const BACK: Duration = Duration::from_secs(60);
 /// The driver of vhci's controllers.
-const VHCI: &str = "/sys/bus/platform/drivers/vhci_hcd";
+pub(super) const VHCI: &str = "/sys/bus/platform/drivers/vhci_hcd";
 
 /// A stick in a node, and the name of its device.
 pub(super) struct Device {

@@ -333,6 +333,10 @@ impl Case<'_> {
         };
         let waits = if target.state != PodState::Running || target.trouble.is_some() {
             match &target.trouble {
+                // It would not take it after another try either.
+                Some(ended @ PodTrouble::Ended { .. }) => {
+                    return Err((Reason::Failed, format!("the target pod: {}", engine::why_not(ended).1)));
+                }
                 Some(trouble) => engine::why_not(trouble).1,
                 None => format!("node {node} is starting the target pod"),
             }

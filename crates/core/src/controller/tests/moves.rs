@@ -192,7 +192,7 @@ fn a_machine_moves_with_its_device_step_by_step() {
 fn what_fails_before_the_decision_leaves_everything_as_it_was() {
     let stays = "; virtual machine vm-a stays on node node-2";
     type Change = fn(&mut Builder);
-    let cases: [(Builder, Change, String); 13] = [
+    let cases: [(Builder, Change, String); 14] = [
         (
             asked(),
             |it| {
@@ -225,6 +225,14 @@ fn what_fails_before_the_decision_leaves_everything_as_it_was() {
             scheduled(asked(), "node-3"),
             |it| target(it).deleting = true,
             format!("Failed: the target pod vm-vm-a-{{}} was deleted or has ended{stays}"),
+        ),
+        (
+            asked(),
+            |it| {
+                target(it).node = Some("node-3".into());
+                target(it).trouble = Some(PodTrouble::Ended { code: 1, words: "it has a disk".to_owned() });
+            },
+            format!("Failed: the target pod: it has failed with code 1 and is started again: it has a disk{stays}"),
         ),
         (
             scheduled(asked(), "node-3"),
