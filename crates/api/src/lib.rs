@@ -20,9 +20,11 @@
 //! | [`event`] | `Event` of a device or a machine | controller |
 //! | [`migration`] | annotations and the condition of such a pod when its machine moves | annotations: controller; condition: agent |
 //! | [`target_pod`] | `Pod` to which a virtual machine moves | controller |
+//! | [`budget`] | `PodDisruptionBudget` of a virtual machine | controller |
 //! | [`node`], [`namespace`] | `Node`, `Namespace` | others |
 
 pub mod attachment;
+pub mod budget;
 pub mod claim;
 pub mod class;
 pub mod crds;

@@ -1,4 +1,4 @@
-//! `Node`: whether it is ready, and since when.
+//! `Node`: whether it is ready, and since when; whether it shall get pods.
 
 use k8s_openapi::api::core::v1 as core_v1;
 use patchbay_core::controller::world::Node;
@@ -13,7 +13,8 @@ pub fn read(node: &core_v1::Node) -> Result<(NodeName, Node), Unreadable> {
     let ready = conditions.into_iter().flatten().find(|c| c.type_ == "Ready");
     let born = node.metadata.creation_timestamp.as_ref();
     let since = ready.and_then(|c| c.last_transition_time.as_ref()).or(born).map_or(0, meta::seconds);
-    Ok((name, Node { ready: ready.is_some_and(|c| c.status == "True"), since }))
+    let cordoned = node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
+    Ok((name, Node { ready: ready.is_some_and(|c| c.status == "True"), since, cordoned }))
 }
 
 #[cfg(test)]
@@ -33,8 +34,15 @@ mod tests {
                 {"type": "Ready", "status": status, "lastTransitionTime": "1970-01-01T00:02:00Z"},
             ]})
         };
-        assert_eq!(node(condition("True")), Node { ready: true, since: 120 });
-        assert_eq!(node(condition("Unknown")), Node { ready: false, since: 120 });
-        assert_eq!(node(serde_json::json!({})), Node { ready: false, since: 60 });
+        assert_eq!(node(condition("True")), Node { ready: true, since: 120, cordoned: false });
+        assert_eq!(node(condition("Unknown")), Node { ready: false, since: 120, cordoned: false });
+        assert_eq!(node(serde_json::json!({})), Node { ready: false, since: 60, cordoned: false });
+    }
+
+    #[test]
+    fn a_node_that_is_drained_is_cordoned() {
+        let node = |spec| serde_json::json!({"metadata": {"name": "node-1"}, "spec": spec});
+        let cordoned = |spec| read(&serde_json::from_value(node(spec)).unwrap()).unwrap().1.cordoned;
+        assert!(cordoned(serde_json::json!({"unschedulable": true})) && !cordoned(serde_json::json!({})));
     }
 }

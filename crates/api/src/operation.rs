@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::device_status::Condition;
 use crate::meta::{self, Unreadable};
-use crate::{keys, rules};
+use crate::{VirtualMachine, keys, rules};
 
 /// What is to be done.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -101,6 +101,22 @@ pub fn read(object: &VirtualMachineOperation) -> Result<((Namespace, OperationNa
         status: object.status.as_ref().map(OperationStatus::from).unwrap_or_default(),
     };
     Ok(((Namespace::new(meta::namespace(meta)?), OperationName::new(meta::name(meta)?)), operation))
+}
+
+/// An operation on a machine with this uid, which goes with it.
+pub fn build(
+    namespace: &Namespace,
+    name: &OperationName,
+    kind: OperationKind,
+    vm: &VmName,
+    owner: &Uid,
+) -> VirtualMachineOperation {
+    let spec = VirtualMachineOperationSpec { r#type: kind.as_str().to_owned(), virtual_machine_name: vm.to_string() };
+    let mut operation = VirtualMachineOperation::new(name.as_str(), spec);
+    operation.metadata.namespace = Some(namespace.to_string());
+    let owner = meta::owner(keys::API_VERSION, &VirtualMachine::kind(&()), vm.as_str(), owner);
+    operation.metadata.owner_references = Some(vec![owner]);
+    operation
 }
 
 /// The merge patch that keeps an operation when it is deleted, or lets it go; None when that is so. It applies to this very
@@ -201,6 +217,14 @@ mod tests {
             object.status = serde_json::from_value(patch["status"].clone()).unwrap();
             assert_eq!(read(&object).unwrap().1.status, status);
         }
+    }
+
+    #[test]
+    fn an_operation_of_ours_is_read_back() {
+        let (namespace, name) = (Namespace::new("my-project"), OperationName::new("evict-linux-vm-a1b2c3"));
+        let built = build(&namespace, &name, OperationKind::Evict, &"linux-vm".into(), &"vm-uid".into());
+        let (key, operation) = read(&samples::created(&built, "u1")).unwrap();
+        assert_eq!((key, operation.kind, operation.vm), ((namespace, name), OperationKind::Evict, "linux-vm".into()));
     }
 
     #[test]

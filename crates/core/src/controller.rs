@@ -19,6 +19,7 @@ mod attachments;
 mod devices;
 mod engine;
 pub mod events;
+mod evictions;
 mod machines;
 mod migration;
 mod moves;
@@ -56,6 +57,7 @@ pub fn plan(world: &World) -> Plan {
     devices::plan(world, &mut plan);
     machines::plan(world, &mut plan);
     operations::plan(world, &mut plan);
+    evictions::plan(world, &mut plan);
     pods::plan(world, &mut plan);
     plan
 }

@@ -228,6 +228,8 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
         | Action::Decide { .. }
         | Action::MarkArrived { .. }
         | Action::Plug { .. }
+        | Action::CreateBudget { .. }
+        | Action::CreateOperation { .. }
         | Action::HoldOperation { .. }
         | Action::ReleaseOperation { .. } => {}
         Action::PublishOperation { namespace, name, status } => {
@@ -278,6 +280,8 @@ fn brief(action: &Action) -> String {
         Action::Decide { name, decision, .. } => format!("decides for the {} of {name}", decision.as_str()),
         Action::MarkArrived { name, .. } => format!("marks {name} as arrived"),
         Action::Plug { name, .. } => format!("plugs attachment {name}"),
+        Action::CreateBudget { vm, .. } => format!("creates the budget of {vm}"),
+        Action::CreateOperation { name, .. } => format!("creates operation {name}"),
         Action::HoldOperation { name, .. } => format!("holds operation {name}"),
         Action::ReleaseOperation { name, .. } => format!("releases operation {name}"),
         Action::PublishOperation { name, status, .. } => format!("operation {name} says {:?}", status.phase),

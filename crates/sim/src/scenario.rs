@@ -87,7 +87,7 @@ impl Scenario {
         let state = Node { ports: ports.iter().map(|p| (*p, VhciPort::default())).collect(), ..Node::default() };
         self.start.nodes.insert(name.clone(), Arc::new(state));
         let seen = &mut self.start.api_mut().seen;
-        seen.nodes.insert(name.clone(), world::Node { ready: true, since: 0 });
+        seen.nodes.insert(name.clone(), world::Node { ready: true, since: 0, cordoned: false });
         seen.pools.insert(name.clone(), Pool { ports, slices: [(format!("{name}-0"), 0)].into(), ..Pool::default() });
         self
     }
@@ -128,6 +128,7 @@ impl Scenario {
             status: Default::default(),
         };
         self.start.api_mut().seen.vms.insert(key.clone(), vm);
+        self.start.api_mut().seen.budgets.insert(key.clone());
         self.pins.insert(key, NodeName::new(node));
         self
     }

@@ -9,6 +9,7 @@ use crate::product;
 use crate::stick::Stick;
 
 use super::limits::SMALL;
+use super::migration;
 
 /// A machine that is stopped or deleted gives its device back; one that is started, or whose pod was deleted by force, has it
 /// again.
@@ -47,8 +48,8 @@ pub(super) fn is_free(case: &Case<'_>, device: &str) -> Result<()> {
     })
 }
 
-/// The node of a machine is drained, the way an administrator does it: the machine starts on another node, and the device is
-/// in it there. The other node is the device's own here.
+/// The node of a machine is drained, the way an administrator does it: the machine moves to another node while its guest runs,
+/// and the device is in it there; the drain waits for that. The other node is the device's own here.
 pub(super) fn drained(lab: &Lab) -> Result<()> {
     let case = Case::begin(lab, "drain")?;
     let stick = Stick::new("drain").size(SMALL);
@@ -56,13 +57,15 @@ pub(super) fn drained(lab: &Lab) -> Result<()> {
     let home = product::controller_node(lab)?;
     let drained = if home == "node-1" { "node-2" } else { "node-1" };
     let (device, mut guest) = case.reading(&stick, &home, drained)?;
-    // Counts from the next pod on.
+    // Counts for the next pod, also if the machine moves there.
     case.change_vm(VM, json!({"nodeSelector": null}))?;
 
+    let before = migration::uptime(&guest)?;
     guest.forget();
-    let how = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=50s"];
+    let how = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s"];
     lab.kubectl(&[["drain", drained].as_slice(), &how].concat())?;
     guest.reads(&stick, BOOT)?;
+    migration::has_run_on(&guest, before)?;
     lab.kubectl(&["uncordon", drained])?;
     case.wait_status(VM, &device, true)?;
     let message = case.wait_condition(&device, "Attached", "AttachedToVirtualMachine")?;

@@ -167,7 +167,7 @@ fn lost(guest: &Guest, expected: usize) -> Result<()> {
 
 /// The guest has not booted since [`Guest::forget`], its clock has gone on from `before`, and what it has read was right: it
 /// may have failed to read, but never have read anything else.
-fn has_run_on(guest: &Guest, before: f64) -> Result<()> {
+pub(super) fn has_run_on(guest: &Guest, before: f64) -> Result<()> {
     let lines = guest.lines();
     for line in &lines {
         ensure!(!line.text.contains("guest: booted"), "the guest has booted: {}", line.text);
@@ -184,7 +184,7 @@ fn has_run_on(guest: &Guest, before: f64) -> Result<()> {
 }
 
 /// How long the guest runs, by what it has said last.
-fn uptime(guest: &Guest) -> Result<f64> {
+pub(super) fn uptime(guest: &Guest) -> Result<f64> {
     guest.lines().iter().rev().find_map(|line| up(&line.text)).context("the guest has never said how long it runs")
 }
 

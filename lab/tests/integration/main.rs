@@ -37,6 +37,7 @@ mod events;
 mod faults;
 mod leases;
 mod machines;
+mod moves;
 mod ports;
 mod publisher;
 mod repairs;

@@ -1,7 +1,9 @@
 //! What the controller does: small steps, each of which may be repeated or lost without harm.
 
 use crate::conditions::Seconds;
-use crate::controller::world::{ClaimReport, DeviceStatus, OperationStatus, TemplateContent, VmStatus, Want};
+use crate::controller::world::{
+    ClaimReport, DeviceStatus, OperationKind, OperationStatus, TemplateContent, VmStatus, Want,
+};
 use crate::migration::{Decision, Destination};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, PodRef, Uid, VmName};
 use crate::speed::Hub;
@@ -211,6 +213,26 @@ pub enum Action {
         name: PodName,
         /// Only if it has this uid.
         uid: Uid,
+    },
+    /// Create the `PodDisruptionBudget` of a machine, owned by it: nobody may evict its pods.
+    CreateBudget {
+        /// Where.
+        namespace: Namespace,
+        /// The machine.
+        vm: VmName,
+    },
+    /// Create an operation, owned by its machine.
+    CreateOperation {
+        /// Where.
+        namespace: Namespace,
+        /// Its name.
+        name: OperationName,
+        /// What it does.
+        kind: OperationKind,
+        /// The machine.
+        vm: VmName,
+        /// The uid of the machine.
+        owner: Uid,
     },
     /// Keep an operation that is deleted until we let it go.
     HoldOperation {

@@ -6,6 +6,7 @@ mod attach;
 mod builder;
 mod devices;
 mod events;
+mod evictions;
 mod machines;
 mod moves;
 mod operations;

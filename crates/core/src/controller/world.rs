@@ -36,6 +36,8 @@ pub struct World {
     pub vms: BTreeMap<(Namespace, VmName), Vm>,
     /// `VirtualMachineOperation`s.
     pub operations: BTreeMap<(Namespace, OperationName), Operation>,
+    /// Machines with a `PodDisruptionBudget` of ours.
+    pub budgets: BTreeSet<(Namespace, VmName)>,
     /// Pods that run virtual machines.
     pub vm_pods: BTreeMap<(Namespace, PodName), VmPod>,
     /// Device claims of ours, by name.
@@ -61,6 +63,8 @@ pub struct Node {
     pub ready: bool,
     /// Since when it is so.
     pub since: Seconds,
+    /// It shall get no new pods: it is, or will be, drained.
+    pub cordoned: bool,
 }
 
 /// What one agent publishes: its devices and its ports.

@@ -11,12 +11,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
 use patchbay_api::claim::NewClaim;
 use patchbay_api::{
-    NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, VirtualMachineOperation, attachment, claim, keys,
+    NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, VirtualMachineOperation, attachment, budget, claim, keys,
     node_device, operation, port, target_pod, template, usb_device, virtual_machine, vm_pod,
 };
 use patchbay_core::controller::Action;
@@ -172,6 +173,17 @@ impl Actor {
             }
             Action::Plug { namespace, name, uid } => {
                 amend(self.within::<Pod>(namespace), name, uid, attachment::plug_patch).boxed()
+            }
+            Action::CreateBudget { namespace, vm } => match caches.machine(namespace, vm) {
+                Some(machine) => {
+                    let budget = budget::build(namespace, vm, &machine.uid);
+                    create(self.within::<PodDisruptionBudget>(namespace), budget).boxed()
+                }
+                None => std::future::ready(Err(ActError::NoMachine)).boxed(),
+            },
+            Action::CreateOperation { namespace, name, kind, vm, owner } => {
+                let operation = operation::build(namespace, name, *kind, vm, owner);
+                create(self.within::<VirtualMachineOperation>(namespace), operation).boxed()
             }
             Action::HoldOperation { namespace, name, uid } => {
                 let operations = self.within::<VirtualMachineOperation>(namespace);

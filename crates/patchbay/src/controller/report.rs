@@ -163,6 +163,16 @@ impl<'a> Line<'a> {
             }
             Action::MarkArrived { namespace, name, .. } => pod("mark pod as arrived", namespace, name),
             Action::Plug { namespace, name, .. } => pod("plug attachment", namespace, name),
+            Action::CreateBudget { namespace, vm } => {
+                Self { what: "create PodDisruptionBudget", namespace: Some(namespace), vm: Some(vm), ..none }
+            }
+            Action::CreateOperation { namespace, name, vm, .. } => Self {
+                what: "create VirtualMachineOperation",
+                namespace: Some(namespace),
+                vm: Some(vm),
+                name: Some(name.as_str()),
+                ..none
+            },
             Action::HoldOperation { namespace, name, .. } => Self {
                 what: "hold VirtualMachineOperation",
                 namespace: Some(namespace),

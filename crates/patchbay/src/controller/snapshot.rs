@@ -21,6 +21,7 @@ pub(super) struct Caches {
     node_devices: Cache<(DeviceName, world::NodeDevice)>,
     devices: Cache<((Namespace, DeviceName), world::UsbDevice)>,
     vms: Cache<VmValue>,
+    budgets: Cache<(Namespace, VmName)>,
     operations: Cache<((Namespace, OperationName), world::Operation)>,
     vm_pods: Cache<((Namespace, PodName), world::VmPod)>,
     attachments: Cache<((Namespace, PodName), world::Attachment)>,
@@ -49,6 +50,7 @@ impl Caches {
             Seen::NodeDevice(delta) => self.node_devices.apply(delta),
             Seen::Device(delta) => self.devices.apply(delta),
             Seen::Vm(delta) => self.vms.apply(delta),
+            Seen::Budget(delta) => self.budgets.apply(delta),
             Seen::Operation(delta) => self.operations.apply(delta),
             Seen::VmPod(delta) => self.vm_pods.apply(delta),
             Seen::Attachment(delta) => self.attachments.apply(delta),
@@ -66,6 +68,7 @@ impl Caches {
             && self.node_devices.synced()
             && self.devices.synced()
             && self.vms.synced()
+            && self.budgets.synced()
             && self.operations.synced()
             && self.vm_pods.synced()
             && self.attachments.synced()
@@ -84,6 +87,7 @@ impl Caches {
             node_devices: self.node_devices.values().cloned().collect(),
             devices: self.devices.values().cloned().collect(),
             vms: self.vms.values().map(|(key, vm, _)| (key.clone(), vm.clone())).collect(),
+            budgets: self.budgets.values().cloned().collect(),
             operations: self.operations.values().cloned().collect(),
             vm_pods: self.vm_pods.values().cloned().collect(),
             templates: self.templates.values().cloned().collect(),
@@ -113,6 +117,7 @@ impl Caches {
             Kind::NodeDevice => look(&self.node_devices, &target.key),
             Kind::Device => look(&self.devices, &target.key),
             Kind::Vm => look(&self.vms, &target.key),
+            Kind::Budget => look(&self.budgets, &target.key),
             Kind::Operation => look(&self.operations, &target.key),
             Kind::VmPod => look(&self.vm_pods, &target.key),
             Kind::Attachment => look(&self.attachments, &target.key),
@@ -159,6 +164,7 @@ mod tests {
             Seen::NodeDevice(Delta::End),
             Seen::Device(Delta::End),
             Seen::Vm(Delta::End),
+            Seen::Budget(Delta::End),
             Seen::Operation(Delta::End),
             Seen::VmPod(Delta::End),
             Seen::Attachment(Delta::End),
@@ -226,7 +232,7 @@ mod tests {
         let mut caches = Caches::default();
         let target = Target { kind: Kind::Slice, key: (String::new(), "s".to_owned()) };
         assert_eq!(caches.look(&target), Look::default());
-        let node = Node { ready: true, since: 0 };
+        let node = Node { ready: true, since: 0, cordoned: false };
         caches.apply(Seen::Node(put("", "node-1", ("node-1".into(), node))));
         assert_eq!(caches.look(&target).newest, 0, "kinds are apart");
         let template = Target { kind: Kind::PortTemplate, key: ("ns".to_owned(), "usb-port-usb2".to_owned()) };

@@ -1,8 +1,8 @@
 //! Which object an action writes, and which others have to be there first.
 
 use patchbay_api::port;
-use patchbay_core::controller::Action;
 use patchbay_core::controller::World;
+use patchbay_core::controller::{Action, pod_name};
 use patchbay_core::names::Namespace;
 
 use super::cache::ObjectKey;
@@ -14,6 +14,7 @@ pub(super) enum Kind {
     Device,
     Vm,
     Operation,
+    Budget,
     VmPod,
     Attachment,
     Claim,
@@ -71,7 +72,9 @@ impl Target {
             | Action::Decide { namespace, name, .. }
             | Action::MarkArrived { namespace, name, .. } => Self::in_namespace(Kind::VmPod, namespace, name),
             Action::PublishVm { namespace, name, .. } => Self::in_namespace(Kind::Vm, namespace, name),
-            Action::PublishOperation { namespace, name, .. }
+            Action::CreateBudget { namespace, vm } => Self::in_namespace(Kind::Budget, namespace, pod_name(vm)),
+            Action::CreateOperation { namespace, name, .. }
+            | Action::PublishOperation { namespace, name, .. }
             | Action::HoldOperation { namespace, name, .. }
             | Action::ReleaseOperation { namespace, name, .. } => Self::in_namespace(Kind::Operation, namespace, name),
             Action::DeleteSlice { name } => Self::global(Kind::Slice, name),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll, StreamExt, select_all};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
@@ -14,8 +15,8 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use patchbay_api::virtual_machine::Machine;
 use patchbay_api::{
-    NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, VirtualMachineOperation, attachment, claim, keys, namespace,
-    node, node_device, operation, port, slice, template, usb_device, virtual_machine, vm_pod,
+    NodeUSBDevice, USBDevice, Unreadable, VirtualMachine, VirtualMachineOperation, attachment, budget, claim, keys,
+    namespace, node, node_device, operation, port, slice, template, usb_device, virtual_machine, vm_pod,
 };
 use patchbay_core::DRIVER;
 use patchbay_core::controller::world;
@@ -44,6 +45,7 @@ pub(super) enum Seen {
     NodeDevice(Delta<(DeviceName, world::NodeDevice)>),
     Device(Delta<((names::Namespace, DeviceName), world::UsbDevice)>),
     Vm(Delta<VmValue>),
+    Budget(Delta<(names::Namespace, VmName)>),
     Operation(Delta<((names::Namespace, OperationName), world::Operation)>),
     VmPod(Delta<((names::Namespace, PodName), world::VmPod)>),
     Attachment(Delta<((names::Namespace, PodName), world::Attachment)>),
@@ -69,6 +71,7 @@ pub(super) fn all(client: &Client) -> SelectAll<BoxStream<'static, Seen>> {
         stream(Api::<NodeUSBDevice>::all(client.clone()), every(), node_device::read, Seen::NodeDevice),
         stream(Api::<USBDevice>::all(client.clone()), every(), usb_device::read, Seen::Device),
         stream(Api::<VirtualMachine>::all(client.clone()), every(), virtual_machine::read, Seen::Vm),
+        stream(Api::<PodDisruptionBudget>::all(client.clone()), labelled(keys::VM_NAME), budget::read, Seen::Budget),
         stream(Api::<VirtualMachineOperation>::all(client.clone()), every(), operation::read, Seen::Operation),
         stream(Api::<Pod>::all(client.clone()), labelled(keys::VM_NAME), vm_pod::read, Seen::VmPod),
         stream(Api::<Pod>::all(client.clone()), labelled(keys::ATTACHMENT), attachment::read, Seen::Attachment),

@@ -36,7 +36,7 @@ impl Builder {
         let ports = vec!["usb2-0".parse().unwrap(), "usb3-0".parse().unwrap()];
         let slices = ["devices", "ports"].map(|p| (format!("{name}-{p}"), 0)).into();
         let pool = Pool { ports, slices, ..Pool::default() };
-        self.world.nodes.insert(name.into(), Node { ready: true, since: 0 });
+        self.world.nodes.insert(name.into(), Node { ready: true, since: 0, cordoned: false });
         self.world.pools.insert(name.into(), pool);
         self
     }
@@ -77,6 +77,7 @@ impl Builder {
             moving: Default::default(),
         };
         self.world.vms.insert((namespace.into(), name.into()), vm);
+        self.world.budgets.insert((namespace.into(), name.into()));
         self.world.vm_pods.insert((namespace.into(), pod_name(&name.into())), pod);
         self
     }
@@ -325,6 +326,11 @@ impl Builder {
             Action::Plug { namespace, name, .. } => {
                 self.world.attachments.get_mut(&(namespace, name)).unwrap().want = Want::Plugged;
             }
+            Action::CreateBudget { namespace, vm } => drop(self.world.budgets.insert((namespace, vm))),
+            Action::CreateOperation { namespace, name, kind, vm, .. } => {
+                assert_eq!(namespace.as_str(), "blue");
+                self.operation(name.as_str(), kind, vm.as_str());
+            }
             Action::HoldOperation { namespace, name, .. } => {
                 self.world.operations.get_mut(&(namespace, name)).unwrap().held = true;
             }
@@ -442,6 +448,8 @@ pub(super) fn brief(action: &Action) -> String {
         Action::Decide { name, decision, .. } => format!("decide {name}: {}", decision.as_str()),
         Action::MarkArrived { name, .. } => format!("mark {name} arrived"),
         Action::Plug { .. } => "plug attachment".to_owned(),
+        Action::CreateBudget { vm, .. } => format!("create budget of {vm}"),
+        Action::CreateOperation { name, kind, .. } => format!("create operation {name} {}", kind.as_str()),
         Action::HoldOperation { name, .. } => format!("hold operation {name}"),
         Action::ReleaseOperation { name, .. } => format!("release operation {name}"),
         Action::PublishOperation { name, .. } => format!("publish operation {name}"),
