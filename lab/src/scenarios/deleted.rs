@@ -36,15 +36,17 @@ pub(super) fn objects_come_back(lab: &Lab) -> Result<()> {
     case.wait_condition(&device, "Attached", "AttachedToVirtualMachine")?;
     ensure!(since()? == attached, "the device was attached since {attached}, and is now since {}", since()?);
 
+    replaced_by_force(&case)?;
+    reading::goes_on(&mut guest).context("the attachment pod was deleted by force")?;
+    case.wait_status(VM, &device, true)?;
+
     let claim = format!("resourceclaim/usb-{device}");
     let port_by_force = || {
         let name = "jsonpath={.items[0].status.resourceClaimStatuses[0].resourceClaimName}";
         let port = lab.kubectl(&["get", "pods", "-n", NAMESPACE, "-l", ATTACHMENT, "-o", name])?;
         remove_by_force(lab, NAMESPACE, &format!("resourceclaim/{port}"))
     };
-    let pod = ["delete", "pod", "-n", NAMESPACE, "-l", ATTACHMENT, "--force", "--grace-period=0"];
-    let delete: [(&str, &dyn Fn() -> Result<()>); 4] = [
-        ("the attachment pod was deleted by force", &|| lab.kubectl(&pod).map(drop)),
+    let delete: [(&str, &dyn Fn() -> Result<()>); 3] = [
         ("the device's claim was deleted", &|| {
             lab.kubectl(&["delete", "-n", NAMESPACE, &claim, "--wait=false"]).map(drop)
         }),
@@ -62,4 +64,19 @@ pub(super) fn objects_come_back(lab: &Lab) -> Result<()> {
     case.set_devices(VM, &[])?;
     guest.loses_disk(SOON)?;
     case.end()
+}
+
+/// Deletes the attachment pod by force and waits until another one has the device in the guest. Whether the guest notices
+/// depends on what the agent sees first: that the one has gone, or that the next is there.
+fn replaced_by_force(case: &Case<'_>) -> Result<()> {
+    let (lab, of_pods) = (case.lab, ["pod", "-n", NAMESPACE, "-l", ATTACHMENT]);
+    let plugged = r#"{.items[*].metadata.uid} {.items[*].status.conditions[?(@.type=="usb.virtualization.deckhouse.io/Plugged")].status}"#;
+    let seen = || lab.kubectl(&[&["get"], &of_pods[..], &["-o", &format!("jsonpath={plugged}")]].concat());
+    let before = seen()?;
+    ensure!(before.ends_with(" True"), "it is not plugged: {before}");
+    lab.kubectl(&[&["delete"], &of_pods[..], &["--force", "--grace-period=0"]].concat())?;
+    lab.wait_for("another attachment pod to have the device", SOON, || {
+        let now = seen().map_err(|error| format!("{error:#}"))?;
+        if now != before && now.ends_with(" True") { Ok(()) } else { Err(now) }
+    })
 }

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Node as KubeNode, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use patchbay_api::virtual_machine::VirtualMachineStatus;
@@ -160,7 +161,7 @@ fn a_move_that_is_called_off_is_undone_and_a_drained_node_is_left_nevertheless()
     say(&stage, POD, &to, &Report::Failed("called off".to_owned()));
 
     let budget: PodDisruptionBudget = get(&stage.within("blue"), POD).unwrap();
-    assert_eq!(budget.spec.unwrap().max_unavailable, Some(0.into()));
+    assert_eq!(budget.spec.unwrap().max_unavailable, Some(IntOrString::Int(0)));
     merge(&stage.all::<KubeNode>(), "node-2", json!({"spec": {"unschedulable": true}}));
     let next = asked(&stage);
     assert_ne!(next.uid, to.uid);
