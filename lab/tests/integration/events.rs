@@ -1,5 +1,6 @@
 //! Events tell the story of devices and machines, each step once.
 
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use patchbay_api::USBDevice;
 use patchbay_core::speed::Speed;
 use patchbay_lab::events::{self, Told};
@@ -49,6 +50,8 @@ fn the_life_of_a_device_is_told_in_order_and_a_new_controller_tells_nothing_agai
     stage.assign("webcam", None);
     stage.node_device_is("webcam", "Assigned", "Available");
     eventually("the USBDevice to be gone", || is_gone(&stage.within::<USBDevice>("blue"), "webcam"));
+    // The controller's last write: one that ends with the controller would count as refused.
+    eventually("its template to be gone", || is_gone(&stage.within::<ResourceClaimTemplate>("blue"), "webcam"));
 
     let told = || {
         let life = [
