@@ -1,5 +1,7 @@
 //! Reads a disk: once from beginning to end for its checksum, then a block here and there for as long as it is
 //! there, to see whether it goes on giving the same bytes. Every read goes to the device, none to a cache.
+//!
+//! A disk that is called a [`SCRATCH`] disk is written between the two: one region of it, with the inverse of all its bits.
 
 use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
-use crate::tell;
+use crate::{hex, tell};
 
 /// Size of the reads for the checksum.
 const CHUNK: usize = 256 * 1024;
@@ -26,13 +28,18 @@ static DISKS: AtomicU32 = AtomicU32::new(0);
 /// Time from one line about them to the next.
 const REPORT: Duration = Duration::from_secs(1);
 
+/// A disk whose USB product has this name may be written.
+pub(crate) const SCRATCH: &str = "Scratch Disk";
+/// What is written of it: where, and how many bytes.
+const REGION: (u64, usize) = (1 << 20, 1 << 20);
+
 /// Reads the disk in a thread of its own until `stop` is set.
-pub(crate) fn watch(name: &str, serial: &str, size: u64, stop: Arc<AtomicBool>) {
+pub(crate) fn watch(name: &str, serial: &str, size: u64, scratch: bool, stop: Arc<AtomicBool>) {
     let (name, serial) = (name.to_owned(), serial.to_owned());
     thread::spawn(move || {
         // A reader of cards without a card has a disk of no size.
         if size > 0
-            && let Err(error) = read(&name, &serial, size, &stop)
+            && let Err(error) = read(&name, &serial, size, scratch, &stop)
             && !stop.load(Ordering::Relaxed)
         {
             tell!("disk {name} cannot be read: {error}");
@@ -40,12 +47,19 @@ pub(crate) fn watch(name: &str, serial: &str, size: u64, stop: Arc<AtomicBool>) 
     });
 }
 
-fn read(name: &str, serial: &str, size: u64, stop: &AtomicBool) -> io::Result<()> {
+fn read(name: &str, serial: &str, size: u64, scratch: bool, stop: &AtomicBool) -> io::Result<()> {
     let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
     let disk = OpenOptions::new().read(true).custom_flags(direct).open(format!("/dev/{name}"))?;
     let mut buffer = Buffer::new();
-    let (checksum, blocks) = whole(&disk, size, &mut buffer)?;
+    let (checksum, mut blocks) = whole(&disk, size, &mut buffer)?;
     tell!("disk {name} serial={serial} sha256={checksum} bytes={size}");
+    if scratch {
+        let (at, length) = REGION;
+        invert(&OpenOptions::new().read(true).write(true).open(format!("/dev/{name}"))?, at, length)?;
+        let checksum;
+        (checksum, blocks) = whole(&disk, size, &mut buffer)?;
+        tell!("disk {name} serial={serial} written at={at} bytes={length} sha256={checksum}");
+    }
     let mut tally = Tally::default();
     let mut chance = Chance(size ^ 0x9e37_79b9_7f4a_7c15);
     let mut reported = Instant::now();
@@ -73,7 +87,16 @@ fn whole(disk: &File, size: u64, buffer: &mut Buffer) -> io::Result<(String, Vec
         blocks.extend(bytes.chunks_exact(BLOCK).map(hash));
         at += u64::try_from(want).map_err(io::Error::other)?;
     }
-    Ok((checksum.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), blocks))
+    Ok((hex(&checksum.finalize()), blocks))
+}
+
+/// Writes the inverse of what is there, and returns when the disk has it.
+fn invert(disk: &File, at: u64, length: usize) -> io::Result<()> {
+    let mut bytes = vec![0; length];
+    disk.read_exact_at(&mut bytes, at)?;
+    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    disk.write_all_at(&bytes, at)?;
+    disk.sync_all()
 }
 
 /// Reads one block: whether it is as it was.
@@ -160,6 +183,17 @@ mod tests {
         let expected: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(checksum, expected);
         assert_eq!(blocks.len(), 75);
+    }
+
+    #[test]
+    fn only_the_region_is_inverted() {
+        let (disk, bytes) = disk();
+        invert(&disk, 8192, 5000).unwrap();
+        let mut after = vec![0; bytes.len()];
+        disk.read_exact_at(&mut after, 0).unwrap();
+        let expected =
+            bytes.iter().enumerate().map(|(at, byte)| if (8192..13192).contains(&at) { !byte } else { *byte });
+        assert!(after.into_iter().eq(expected));
     }
 
     #[test]

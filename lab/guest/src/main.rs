@@ -8,15 +8,29 @@
 //! guest: disk sda reads ok=20 bad=0 errors=0 up=10.80      each second from then on
 //! guest: disk remove sda up=31.00
 //! guest: usb remove 2-1 up=31.01
-//! guest: tty add ttyACM0 up=...       guest: input add event0 up=...
 //! ```
+//!
+//! It uses what it sees:
+//!
+//! | device | what it does | what it tells |
+//! |---|---|---|
+//! | a disk called [`disk::SCRATCH`] | writes, syncs, reads again | `disk sda written at=1048576 bytes=1048576 sha256=<64 digits>` |
+//! | serial line | answers each byte with its inverse | `tty add ttyACM0`, `tty ttyACM0 listens`, `tty ttyACM0 heard bytes=4096 sha256=<64 digits>` |
+//! | keyboard, mouse, tablet | listens | `input add event0 name="..."`, `input event0 listens`, `input event0 type=1 code=30 value=1` |
+//! | smart-card reader | asks for the state of its slot | `card 1-2:1.0 message=81 slot=0 sequence=1 status=2 error=0` |
+//! | speaker | plays a sound | `sound dsp played frames=24000` |
 //!
 //! `up` is the guest's time since its start in seconds. What was there before the start is told like what comes
 //! later. The process must never end: the kernel would panic. It does so on purpose when it cannot work, because a
 //! guest that ends is seen and one that is silent is not.
 
+mod card;
 mod disk;
+mod input;
+mod ioctl;
 mod modules;
+mod serial;
+mod sound;
 mod sysfs;
 mod uevent;
 
@@ -43,7 +57,7 @@ fn main() -> io::Result<()> {
     }
     // Before the modules, so that nothing they bring is missed.
     let events = uevent::Socket::open()?;
-    modules::load();
+    modules::load(modules::ORDER);
     tell!("booted");
 
     let mut guest = Guest::default();
@@ -98,12 +112,16 @@ impl Guest {
 enum Device {
     /// A USB device, by its bus id.
     Usb(String),
+    /// A part of a USB device, by its bus id.
+    Interface(String),
     /// A USB disk, by its name in `/dev`.
     Disk(String),
     /// A USB serial line, by its name in `/dev`.
     Tty(String),
     /// An event source of a USB keyboard, mouse and so on, by its name in `/dev/input`.
     Input(String),
+    /// A USB sound device that takes frames as they are (the kernel's OSS interface), by its name in `/dev`.
+    Sound(String),
 }
 
 impl Device {
@@ -113,9 +131,11 @@ impl Device {
         match (event.subsystem.as_str(), event.kind.as_str()) {
             // Root hubs are called usb1, usb2 and so on, and are part of the machine.
             ("usb", "usb_device") if !name.starts_with("usb") => Some(Self::Usb(name)),
+            ("usb", "usb_interface") => Some(Self::Interface(name)),
             ("block", "disk") if through_usb => Some(Self::Disk(name)),
             ("tty", _) if through_usb => Some(Self::Tty(name)),
             ("input", _) if through_usb && name.starts_with("event") => Some(Self::Input(name)),
+            ("sound", _) if through_usb && name.starts_with("dsp") => Some(Self::Sound(name)),
             _ => None,
         }
     }
@@ -131,16 +151,36 @@ impl Device {
                     text("product")
                 );
             }
+            Self::Interface(name) => {
+                let class = path.attribute("bInterfaceClass").and_then(|class| u8::from_str_radix(&class, 16).ok());
+                let number = |attribute| path.attribute_of_usb_device(attribute).unwrap_or_default();
+                match class {
+                    Some(card::CLASS) => card::ask(name, &number("busnum"), &number("devnum")),
+                    // The second of a list that is loaded already is no news.
+                    Some(sound::CLASS) if !std::fs::exists("/sys/module/snd_usb_audio").unwrap_or(false) => {
+                        modules::load(modules::SOUND);
+                    }
+                    _ => {}
+                }
+            }
             Self::Disk(name) => {
                 let size = path.attribute("size").and_then(|sectors| sectors.parse::<u64>().ok()).unwrap_or(0) * 512;
                 let serial = path.attribute_of_usb_device("serial").unwrap_or_default();
                 tell!("disk add {name} size={size} serial={serial}");
                 let stop = Arc::new(AtomicBool::new(false));
-                disk::watch(name, &serial, size, Arc::clone(&stop));
+                let scratch = path.attribute_of_usb_device("product").as_deref() == Some(disk::SCRATCH);
+                disk::watch(name, &serial, size, scratch, Arc::clone(&stop));
                 return Some(Reader { stop });
             }
-            Self::Tty(name) => tell!("tty add {name}"),
-            Self::Input(name) => tell!("input add {name}"),
+            Self::Tty(name) => {
+                tell!("tty add {name}");
+                serial::answer(name);
+            }
+            Self::Input(name) => {
+                tell!("input add {name} name=\"{}\"", path.attribute("device/name").unwrap_or_default());
+                input::listen(name);
+            }
+            Self::Sound(name) => sound::play(name),
         }
         None
     }
@@ -151,8 +191,14 @@ impl Device {
             Self::Disk(name) => tell!("disk remove {name}"),
             Self::Tty(name) => tell!("tty remove {name}"),
             Self::Input(name) => tell!("input remove {name}"),
+            Self::Interface(_) | Self::Sound(_) => {}
         }
     }
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Seconds since the start, as `2.31`.
@@ -168,7 +214,12 @@ mod tests {
     fn device(path: &str, subsystem: &str, kind: &str) -> Option<String> {
         let event = Uevent { action: Action::Add, path: path.into(), subsystem: subsystem.into(), kind: kind.into() };
         Device::of(&event).map(|device| match device {
-            Device::Usb(name) | Device::Disk(name) | Device::Tty(name) | Device::Input(name) => name,
+            Device::Usb(name)
+            | Device::Interface(name)
+            | Device::Disk(name)
+            | Device::Tty(name)
+            | Device::Input(name)
+            | Device::Sound(name) => name,
         })
     }
 
@@ -177,7 +228,7 @@ mod tests {
         let stick = "/devices/pci0000:00/0000:00:02.0/usb2/2-1";
         assert_eq!(device(stick, "usb", "usb_device").as_deref(), Some("2-1"));
         assert_eq!(device("/devices/pci0000:00/0000:00:02.0/usb2", "usb", "usb_device"), None);
-        assert_eq!(device(&format!("{stick}/2-1:1.0"), "usb", "usb_interface"), None);
+        assert_eq!(device(&format!("{stick}/2-1:1.0"), "usb", "usb_interface").as_deref(), Some("2-1:1.0"));
         let disk = format!("{stick}/2-1:1.0/host0/target0:0:0/0:0:0:0/block/sda");
         assert_eq!(device(&disk, "block", "disk").as_deref(), Some("sda"));
         assert_eq!(device(&format!("{disk}/sda1"), "block", "partition"), None);
@@ -186,5 +237,8 @@ mod tests {
         assert_eq!(device(&keys, "input", ""), None);
         assert_eq!(device(&format!("{keys}/event1"), "input", "").as_deref(), Some("event1"));
         assert_eq!(device("/devices/platform/serial8250/tty/ttyS1", "tty", ""), None);
+        let card = format!("{stick}/2-1:1.0/sound/card0");
+        assert_eq!(device(&format!("{card}/dsp"), "sound", "").as_deref(), Some("dsp"));
+        assert_eq!(device(&format!("{card}/pcmC0D0p"), "sound", ""), None);
     }
 }

@@ -1,5 +1,5 @@
-//! Loads the kernel modules of the ramdisk. Their order and parameters come with them: lines of
-//! `<name> <parameters>` in `/modules/order`.
+//! Loads the kernel modules of the ramdisk. Their order and parameters come with them: lists in `/modules`, with lines of
+//! `<name> <parameters>`.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -9,9 +9,14 @@ use rustix::system::finit_module;
 
 use crate::tell;
 
-/// Loads all of them. One that does not load is told, and the guest goes on without what it drives.
-pub(crate) fn load() {
-    for line in fs::read_to_string("/modules/order").unwrap_or_default().lines() {
+/// What every guest needs.
+pub(crate) const ORDER: &str = "order";
+/// What sound needs besides: much, and few guests hear any.
+pub(crate) const SOUND: &str = "sound";
+
+/// Loads all of a list. One that does not load is told, and the guest goes on without what it drives.
+pub(crate) fn load(list: &str) {
+    for line in fs::read_to_string(format!("/modules/{list}")).unwrap_or_default().lines() {
         let (name, parameters) = line.split_once(' ').unwrap_or((line, ""));
         if let Err(error) = load_one(name, parameters) {
             tell!("module {name} does not load: {error}");

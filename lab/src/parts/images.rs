@@ -13,6 +13,7 @@
 //! the top layer of the images it is in. An archive leaves out the layers of the images before it in this list: a
 //! node imports them in this order, or was given a disk on which the first ones are imported.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +69,8 @@ const GUEST_MODULES: &[&str] = &[
     "hid_generic",
     "evdev",
 ];
+/// What the test guest loads when the first sound device is plugged in.
+const GUEST_SOUND: &[&str] = &["snd_pcm_oss", "snd_usb_audio"];
 
 /// Makes all images, given the folder of Debian's kernel and our program.
 ///
@@ -196,14 +199,17 @@ fn machine(builder: &Builder, kernel: &Path) -> Result<Tree> {
     }
     // The kernel opens it for the first program before that could mount anything.
     ramdisk.device("dev/console", 0o600, 5, 1).copy("init", 0o755, &program);
-    let mut order = String::new();
-    for module in modules.closure(&names)? {
-        let parameters =
-            GUEST_MODULES.iter().find_map(|line| line.split_once(' ').filter(|(name, _)| *name == module.name));
-        order.push_str(&format!("{} {}\n", module.name, parameters.map_or("", |(_, parameters)| parameters)));
-        ramdisk.file(&format!("modules/{}.ko", module.name), 0o644, module.code);
+    let mut loaded = BTreeSet::new();
+    for (list, names) in [("order", names.as_slice()), ("sound", GUEST_SOUND)] {
+        let mut lines = String::new();
+        for module in modules.closure(names)?.into_iter().filter(|module| loaded.insert(module.name.clone())) {
+            let parameters =
+                GUEST_MODULES.iter().find_map(|line| line.split_once(' ').filter(|(name, _)| *name == module.name));
+            lines.push_str(&format!("{} {}\n", module.name, parameters.map_or("", |(_, parameters)| parameters)));
+            ramdisk.file(&format!("modules/{}.ko", module.name), 0o644, module.code);
+        }
+        ramdisk.file(&format!("modules/{list}"), 0o644, lines);
     }
-    ramdisk.file("modules/order", 0o644, order);
     let inputs = Inputs::new().text("files", &ramdisk.describe()?);
     let entry = builder.cache.entry("guest", inputs, |to| root::write_ramdisk(&ramdisk, &to.join("initrd")))?;
 
