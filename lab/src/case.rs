@@ -81,7 +81,29 @@ impl<'l> Case<'l> {
         Ok(at)
     }
 
+    /// The name of the `NodeUSBDevice` of the device in a port of a node, once there is one and it is ready.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub fn in_port(&self, node: &str, stick: &Stick) -> Result<String> {
+        self.lab.wait_for(&format!("a NodeUSBDevice of the port on {node} that {} is in", stick.name), SOON, || {
+            let port = self.lab.node(node).and_then(|node| node.port_of(stick)).map_err(|e| format!("{e:#}"))?;
+            let found = self.node_devices().map_err(|e| format!("{e:#}"))?;
+            let here = |d: &&NodeUSBDevice| {
+                let status = d.status.as_ref();
+                let attributes = status.and_then(|s| s.attributes.as_ref());
+                attributes.is_some_and(|a| a.port_path == port)
+                    && status.and_then(|s| s.node_name.as_deref()) == Some(node)
+                    && condition(&json!(d), "Ready").1 == "Ready"
+            };
+            found.iter().find(here).map(ResourceExt::name_any).ok_or_else(|| format!("{port}: {}", json!(found)))
+        })
+    }
+
     fn appears(&self, node: &str, stick: &Stick) -> Result<String> {
+        if stick.serial.is_none() {
+            return self.in_port(node, stick);
+        }
         let serial = stick.serial.as_deref().unwrap_or_default();
         self.lab.wait_for(&format!("a NodeUSBDevice on {node} with serial {serial}"), SOON, || {
             let found = self.node_devices().map_err(|e| format!("{e:#}"))?;

@@ -35,6 +35,8 @@ pub enum Kind {
 pub struct LabOptions {
     /// What its nodes are.
     pub kind: Kind,
+    /// What the first node is.
+    pub first: Kind,
     /// Number of nodes; they are called `node-1`, `node-2`, ...
     pub nodes: u8,
     /// Memory of each node in MiB.
@@ -51,7 +53,12 @@ impl LabOptions {
     /// # Errors
     /// When the folder for logs cannot be made.
     pub fn new(cache: &Cache) -> Result<Self> {
-        Ok(Self { kind: Kind::Uml, nodes: 2, memory: 1536, usb_ports: 4, logs: logs::new_folder(cache)? })
+        let (kind, first, logs) = (Kind::Uml, Kind::Uml, logs::new_folder(cache)?);
+        Ok(Self { kind, first, nodes: 2, memory: 1536, usb_ports: 4, logs })
+    }
+
+    fn kind_of(&self, number: u8) -> Kind {
+        if number == 1 { self.first } else { self.kind }
     }
 }
 
@@ -75,7 +82,8 @@ impl Lab {
     pub fn start(cache: &Cache, parts: Parts, options: LabOptions) -> Result<Self> {
         ensure!(namespace::is_inside(), "a lab runs in namespaces of its own: start it through the program `lab`");
         let image = bake::data_disk(cache, &parts)?;
-        wait::be_patient(if options.kind == Kind::Stock { stock::SLOWNESS } else { 1 });
+        let slow = [options.first, options.kind].contains(&Kind::Stock);
+        wait::be_patient(if slow { stock::SLOWNESS } else { 1 });
         let start = Instant::now();
         // Nothing of an earlier lab of this process.
         let state = namespace::state();
@@ -84,7 +92,7 @@ impl Lab {
         let switch = Arc::new(network::start(options.nodes)?);
         let nodes: Vec<Node> = (1..=options.nodes)
             .map(|number| {
-                let hardware = match options.kind {
+                let hardware = match options.kind_of(number) {
                     Kind::Uml => Hardware::Uml,
                     Kind::Stock => Hardware::Stock { modules: parts.stock_modules.clone() },
                 };
@@ -300,7 +308,7 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> 
 
 fn machine(number: u8, parts: &Parts, image: &Path, state: &Path, options: &LabOptions) -> Machine {
     let name = format!("node-{number}");
-    let (linux, initramfs) = match options.kind {
+    let (linux, initramfs) = match options.kind_of(number) {
         Kind::Uml => (&parts.linux, &parts.initramfs),
         Kind::Stock => (&parts.vmlinux, &parts.stock_initramfs),
     };

@@ -137,6 +137,7 @@ impl Size {
         let cache = Cache::open()?;
         let mut options = LabOptions::new(&cache)?;
         (options.kind, options.memory) = (self.kind, self.memory);
+        options.first = if needs.emulated { Kind::Stock } else { self.kind };
         (options.nodes, options.usb_ports) = (self.nodes.max(needs.nodes), needs.usb_ports);
         let nodes = options.nodes;
         let logs = options.logs.clone();

@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use crate::channel::{Channel, Output};
 use crate::parts::Image;
-use crate::stick::{Stick, quoted};
+use crate::stick::{Function, Stick, quoted};
 use crate::stock::Stock;
 use crate::switch::{Port, Switch};
 use crate::uml::{Machine, Uml};
@@ -248,6 +249,66 @@ impl Node {
     /// When it is not plugged in, or has no far end.
     pub fn far_end(&self, stick: &Stick) -> Result<String> {
         Ok(self.run(&stick.far_end())?.trim().to_owned())
+    }
+
+    /// The same for one function of a composite device.
+    ///
+    /// # Errors
+    /// When it is not plugged in, or the function has no far end.
+    pub fn far_end_of(&self, stick: &Stick, function: Function) -> Result<String> {
+        let script = stick.far_end_of(function).with_context(|| format!("{function:?} has no far end"))?;
+        Ok(self.run(&script)?.trim().to_owned())
+    }
+
+    /// The port of this node that a device is in, as its kernel numbers ports: `2-1`.
+    ///
+    /// # Errors
+    /// When its kernel has not seen it yet, or is Debian's, where the lab does not know.
+    pub fn port_of(&self, stick: &Stick) -> Result<String> {
+        let port = self.run(&stick.port())?.trim().to_owned();
+        anyhow::ensure!(!port.is_empty(), "{} is in no port of {} yet", stick.name, self.name());
+        Ok(port)
+    }
+
+    /// Presses the key A of a keyboard and lets it go.
+    ///
+    /// # Errors
+    /// When the node does not take it in time: nobody listens to the keyboard.
+    pub fn press_a(&self, keyboard: &Stick) -> Result<()> {
+        let key = |down: bool| json!([{"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": "a"}}}]);
+        self.stock(|stock| stock.input(&key(true)).and_then(|()| stock.input(&key(false)))).unwrap_or_else(|| {
+            let far = self.far_end_of(keyboard, Function::Keyboard)?;
+            // Usage 4 of the page of keys.
+            self.report(&far, &[0, 0, 4, 0, 0, 0, 0, 0])?;
+            self.report(&far, &[0; 8])
+        })
+    }
+
+    /// Moves the pen of a tablet to a place; both numbers are at most 32767.
+    ///
+    /// # Errors
+    /// When the node does not take it in time: nobody listens to the tablet.
+    pub fn point(&self, tablet: &Stick, x: u16, y: u16) -> Result<()> {
+        let to = |axis: &str, value: u16| json!({"type": "abs", "data": {"axis": axis, "value": value}});
+        self.stock(|stock| stock.input(&json!([to("x", x), to("y", y)]))).unwrap_or_else(|| {
+            let far = self.far_end_of(tablet, Function::Tablet)?;
+            let ([x, more_x], [y, more_y]) = (x.to_le_bytes(), y.to_le_bytes());
+            self.report(&far, &[0, x, more_x, y, more_y])
+        })
+    }
+
+    /// Sends a report of a gadget.
+    fn report(&self, far: &str, bytes: &[u8]) -> Result<()> {
+        let octal: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
+        self.run(&format!("timeout 10 printf '{octal}' >{far}")).map(drop)
+    }
+
+    /// What a speaker in this node has played since it was plugged in: frames of two signed 16-bit samples.
+    ///
+    /// # Errors
+    /// When there never was one, or the node is no emulator.
+    pub fn played(&self) -> Result<Vec<u8>> {
+        self.stock(|stock| stock.played()).with_context(|| format!("{} has no speakers", self.name()))?
     }
 
     /// Pulls a device out. Returns the moment from which it could be missed.

@@ -15,6 +15,7 @@ mod dead;
 mod deleted;
 mod devices;
 mod hotplug;
+mod kinds;
 mod kubelet;
 mod life;
 mod limits;
@@ -27,6 +28,7 @@ mod pods;
 mod processes;
 mod reading;
 mod replug;
+mod twins;
 
 /// Time for everything an attachment uses to be given back.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -38,11 +40,13 @@ pub struct Needs {
     pub nodes: u8,
     /// USB ports of each; a kernel has 32 at most.
     pub usb_ports: u8,
+    /// Whether the first node has Debian's kernel and QEMU's USB controllers, whatever the others are.
+    pub emulated: bool,
 }
 
 impl Needs {
     /// What is enough for most.
-    pub const ORDINARY: Self = Self { nodes: 2, usb_ports: 4 };
+    pub const ORDINARY: Self = Self { nodes: 2, usb_ports: 4, emulated: false };
 }
 
 /// One scenario.
@@ -58,7 +62,12 @@ pub struct Scenario {
 
 /// A scenario of three nodes with more USB ports than devices may be lent from one.
 const fn large(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
-    Scenario { name, needs: Needs { nodes: 3, usb_ports: 17 }, run }
+    Scenario { name, needs: Needs { nodes: 3, usb_ports: 17, emulated: false }, run }
+}
+
+/// A scenario with devices that only an emulator has, in its first node.
+const fn emulated(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, needs: Needs { nodes: 2, usb_ports: 4, emulated: true }, run }
 }
 
 /// All scenarios, in the order in which they run.
@@ -90,6 +99,10 @@ pub fn all() -> Vec<Scenario> {
         scenario("operations_start_stop_and_restart_a_machine", operations::start_stop_and_restart),
         scenario("devices_follow_their_machine_when_its_node_is_drained", life::drained),
         scenario("reassigned_devices_leave_one_machine_before_they_enter_another", assignments::changed_while_attached),
+        large("devices_of_many_kinds_are_used_in_a_guest_of_another_node", kinds::gadgets),
+        emulated("devices_on_emulated_controllers_are_used_in_a_guest_of_another_node", kinds::emulated),
+        scenario("devices_without_serial_are_told_apart_by_port", twins::without_serial),
+        scenario("devices_of_the_same_serial_are_told_apart_by_port", twins::of_one_serial),
         scenario("pods_ask_a_serial_adapter_on_another_node", pods::a_serial_adapter_answers_a_job_on_another_node),
         scenario(
             "pods_read_a_scanner_that_is_pulled_out_and_put_back",
@@ -216,7 +229,10 @@ mod tests {
 
     #[test]
     fn scenarios_that_need_the_same_lab_run_together_and_small_labs_come_first() {
-        let scenario = |name, nodes, usb_ports| Scenario { name, needs: Needs { nodes, usb_ports }, run: |_| Ok(()) };
+        let scenario = |name, nodes, usb_ports| {
+            let needs = Needs { nodes, usb_ports, emulated: false };
+            Scenario { name, needs, run: |_| Ok(()) }
+        };
         let mixed = [scenario("a", 3, 17), scenario("b", 2, 4), scenario("c", 3, 4), scenario("d", 2, 4)];
         let names = |group: &Vec<Scenario>| group.iter().map(|s| s.name).collect::<String>();
         assert_eq!(by_needs(&mixed).values().map(names).collect::<Vec<_>>(), ["bd", "c", "a"]);

@@ -9,10 +9,26 @@ use crate::cache::hex;
 /// How fast the device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speed {
+    /// 1.5 Mbit/s.
+    Low,
+    /// 12 Mbit/s.
+    Full,
     /// 480 Mbit/s.
     High,
     /// 5000 Mbit/s.
     Super,
+}
+
+impl Speed {
+    /// In Mbit/s, as the kernel writes it.
+    pub const fn megabits(self) -> &'static str {
+        match self {
+            Self::Low => "1.5",
+            Self::Full => "12",
+            Self::High => "480",
+            Self::Super => "5000",
+        }
+    }
 }
 
 /// What the device does.
@@ -29,6 +45,42 @@ pub enum Function {
     Serial,
     /// A keyboard (HID): its reports have eight bytes.
     Keyboard,
+    /// A tablet (HID): its reports have five bytes, buttons and two places from 0 to 32767.
+    Tablet,
+    /// A smart-card reader (CCID) without a card: in nodes with Debian's kernel only.
+    CardReader,
+    /// A sound card that plays (UAC 1, isochronous): in nodes with Debian's kernel only, because `dummy_hcd` fails all
+    /// isochronous transfers.
+    Speaker,
+}
+
+impl Function {
+    /// Its name among the gadget's functions; None for what a gadget cannot be.
+    const fn gadget(self) -> Option<&'static str> {
+        match self {
+            Self::Storage { .. } => Some("mass_storage.0"),
+            Self::Serial => Some("acm.0"),
+            Self::Keyboard => Some("hid.0"),
+            Self::Tablet => Some("hid.1"),
+            Self::CardReader | Self::Speaker => None,
+        }
+    }
+
+    /// Shell script that sets it up in the folder `$F`; the disk's content is in the file `$D`.
+    fn set_up(self) -> String {
+        let hid = |protocol: u8, length: u8, descriptor: &str| {
+            format!(
+                "echo {protocol} >$F/protocol; echo {protocol} >$F/subclass; echo {length} >$F/report_length\n\
+                 printf '{descriptor}' >$F/report_desc\n"
+            )
+        };
+        match self {
+            Self::Storage { .. } => "echo 1 >$F/lun.0/removable; echo $D >$F/lun.0/file\n".to_owned(),
+            Self::Keyboard => hid(1, 8, KEYBOARD),
+            Self::Tablet => hid(0, 5, TABLET),
+            Self::Serial | Self::CardReader | Self::Speaker => String::new(),
+        }
+    }
 }
 
 /// The report descriptor of a keyboard that a BIOS understands (Device Class Definition for HID 1.11, appendix E.6), as
@@ -37,6 +89,13 @@ const KEYBOARD: &str = concat!(
     r"\005\001\011\006\241\001\005\007\031\340\051\347\025\000\045\001\165\001\225\010\201\002\225\001\165\010\201\003",
     r"\225\005\165\001\005\010\031\001\051\005\221\002\225\001\165\003\221\003\225\006\165\010\025\000\045\145\005\007",
     r"\031\000\051\145\201\000\300",
+);
+
+/// The report descriptor of a tablet: a mouse with three buttons that tells places instead of ways.
+const TABLET: &str = concat!(
+    r"\005\001\011\002\241\001\011\001\241\000\005\011\031\001\051\003\025\000\045\001\225\003\165\001\201\002",
+    r"\225\001\165\005\201\001\005\001\011\060\011\061\025\000\046\377\177\065\000\106\377\177\165\020\225\002",
+    r"\201\002\300\300",
 );
 
 /// A device, in a drawer until it is plugged into a node.
@@ -56,8 +115,8 @@ pub struct Stick {
     pub serial: Option<String>,
     /// Speed.
     pub speed: Speed,
-    /// Function.
-    pub function: Function,
+    /// What it does; a composite device does several things, no two of a kind.
+    pub functions: Vec<Function>,
 }
 
 impl Stick {
@@ -74,7 +133,7 @@ impl Stick {
             title: Some("Test Stick".into()),
             serial: Some(hex(digest.get(..6).unwrap_or_default()).to_uppercase()),
             speed: Speed::Super,
-            function: Function::Storage { bytes: 8 << 20, seed },
+            functions: vec![Function::Storage { bytes: 8 << 20, seed }],
         }
     }
 
@@ -107,27 +166,45 @@ impl Stick {
         self
     }
 
-    /// The same with another function.
+    /// The same with another function, and no other.
     #[must_use]
     pub fn function(mut self, function: Function) -> Self {
-        self.function = function;
+        self.functions = vec![function];
+        self
+    }
+
+    /// The same with one more function: a composite device.
+    #[must_use]
+    pub fn and(mut self, function: Function) -> Self {
+        self.functions.push(function);
         self
     }
 
     /// The same with a disk of another size.
     #[must_use]
     pub fn size(mut self, bytes: usize) -> Self {
-        if let Function::Storage { seed, .. } = self.function {
-            self.function = Function::Storage { bytes, seed };
+        for function in &mut self.functions {
+            if let Function::Storage { bytes: size, .. } = function {
+                *size = bytes;
+            }
         }
         self
     }
 
-    /// The content of its disk; nothing for other functions.
+    /// The content of its disk; nothing if it has none.
     pub fn image(&self) -> Vec<u8> {
-        match self.function {
-            Function::Storage { bytes, seed } => random_bytes(bytes, seed),
-            Function::Serial | Function::Keyboard => Vec::new(),
+        let disk = self.functions.iter().find_map(|function| match function {
+            Function::Storage { bytes, seed } => Some(random_bytes(*bytes, *seed)),
+            _ => None,
+        });
+        disk.unwrap_or_default()
+    }
+
+    /// The one thing it does; None for a composite device.
+    pub(crate) fn only(&self) -> Option<Function> {
+        match self.functions.as_slice() {
+            [function] => Some(*function),
+            _ => None,
         }
     }
 
@@ -140,6 +217,8 @@ impl Stick {
     pub(crate) fn insert(&self, image: &str) -> String {
         let Self { name, vendor, product, .. } = self;
         let speed = match self.speed {
+            Speed::Low => "low-speed",
+            Speed::Full => "full-speed",
             Speed::High => "high-speed",
             Speed::Super => "super-speed",
         };
@@ -155,22 +234,14 @@ impl Stick {
                 let _ = writeln!(script, "printf %s {} >$G/strings/0x409/{file}", quoted(value));
             }
         }
-        match self.function {
-            Function::Storage { .. } => {
-                let _ = write!(
-                    script,
-                    "cp {image} /run/sticks/{name}.img\nF=$G/functions/mass_storage.0; mkdir $F\n\
-                     echo 1 >$F/lun.0/removable; echo /run/sticks/{name}.img >$F/lun.0/file\nln -s $F $G/configs/c.1/\n"
-                );
-            }
-            Function::Keyboard => {
-                let _ = write!(
-                    script,
-                    "F=$G/functions/hid.0; mkdir $F; echo 1 >$F/protocol; echo 1 >$F/subclass; echo 8 >$F/report_length\n\
-                     printf '{KEYBOARD}' >$F/report_desc; ln -s $F $G/configs/c.1/\n"
-                );
-            }
-            Function::Serial => script.push_str("F=$G/functions/acm.0; mkdir $F; ln -s $F $G/configs/c.1/\n"),
+        let _ = writeln!(script, "D=/run/sticks/{name}.img; cp {image} $D");
+        for function in &self.functions {
+            let Some(folder) = function.gadget() else {
+                let _ = writeln!(script, "echo only a node with Debian\\'s kernel has {function:?}; exit 1");
+                continue;
+            };
+            let set_up = function.set_up();
+            let _ = write!(script, "F=$G/functions/{folder}; mkdir $F\n{set_up}ln -s $F $G/configs/c.1/\n");
         }
         script
     }
@@ -186,12 +257,27 @@ impl Stick {
 
     /// Shell script that prints the device node at the far end: what is written there comes out of the USB device.
     pub(crate) fn far_end(&self) -> String {
-        let functions = format!("/sys/kernel/config/usb_gadget/{}/functions", self.name);
-        match self.function {
-            Function::Serial => format!("echo /dev/ttyGS$(cat {functions}/acm.0/port_num)"),
-            Function::Keyboard => format!("N=$(cat {functions}/hid.0/dev); echo /dev/hidg${{N#*:}}"),
-            Function::Storage { .. } => "echo a disk has no far end; exit 1".to_owned(),
+        let ends = self.functions.iter().map(|function| self.far_end_of(*function));
+        ends.flatten().next().unwrap_or_else(|| "echo it has no far end; exit 1".to_owned())
+    }
+
+    /// The same for one of its functions; None for one that has no such end.
+    pub(crate) fn far_end_of(&self, function: Function) -> Option<String> {
+        let folder = format!("/sys/kernel/config/usb_gadget/{}/functions/{}", self.name, function.gadget()?);
+        match function {
+            Function::Serial => Some(format!("echo /dev/ttyGS$(cat {folder}/port_num)")),
+            Function::Keyboard | Function::Tablet => Some(format!("N=$(cat {folder}/dev); echo /dev/hidg${{N#*:}}")),
+            Function::Storage { .. } | Function::CardReader | Function::Speaker => None,
         }
+    }
+
+    /// Shell script that prints the port it is in, as the kernel numbers ports; nothing while the kernel has not seen it.
+    pub(crate) fn port(&self) -> String {
+        format!(
+            "U=$(cat /sys/kernel/config/usb_gadget/{}/UDC)\n\
+             ls /sys/devices/platform/dummy_hcd.${{U#dummy_udc.}}/usb* | grep -E '^[0-9]+-[1-9][0-9]*$'; true",
+            self.name
+        )
     }
 
     /// Shell script that lets the device drop off its bus and come up again at once, in the same port.
@@ -208,7 +294,7 @@ impl Stick {
     pub(crate) fn remove(&self) -> String {
         format!(
             "G=/sys/kernel/config/usb_gadget/{name}; [ -d $G ] || {{ echo it is not plugged in; exit 1; }}\necho >$G/UDC\n\
-             rm $G/configs/c.1/*.0; rmdir $G/configs/c.1 $G/functions/* $G/strings/0x409 $G; rm -f /run/sticks/{name}.img",
+             rm $G/configs/c.1/*.[01]; rmdir $G/configs/c.1 $G/functions/* $G/strings/0x409 $G; rm -f /run/sticks/{name}.img",
             name = self.name
         )
     }
@@ -265,5 +351,18 @@ mod tests {
     fn a_stick_without_strings_sets_none() {
         let script = Stick::new("bare").strings(None, None).serial(None).insert("/host/bare.img");
         assert!(!script.contains("printf"), "{script}");
+    }
+
+    #[test]
+    fn a_composite_device_has_a_folder_for_each_function() {
+        let script = Stick::new("many").and(Function::Serial).and(Function::Keyboard).insert("/host/many.img");
+        let folders = ["mass_storage.0", "acm.0", "hid.0"];
+        assert!(folders.iter().all(|folder| script.contains(&format!("F=$G/functions/{folder};"))), "{script}");
+    }
+
+    #[test]
+    fn the_far_end_is_that_of_the_first_function_that_has_one() {
+        assert!(Stick::new("many").and(Function::Serial).far_end().contains("acm.0/port_num"));
+        assert!(Stick::new("disk").far_end().contains("exit 1"));
     }
 }

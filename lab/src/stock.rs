@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde_json::json;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 
 use crate::channel::Channel;
 use crate::command::Command;
@@ -26,6 +26,8 @@ use monitor::Monitor;
 const BOOT: Duration = Duration::from_secs(60);
 /// How much slower than a User-Mode Linux node everything is: what deadlines are multiplied by.
 pub const SLOWNESS: u32 = 5;
+/// The sound card's buffer in bytes: a second, so that no frame is lost while the emulation is slow.
+const SOUND_BUFFER: u32 = 192_000;
 /// What the node calls [`Machine::share`].
 const SHARE: &str = "host";
 
@@ -91,7 +93,7 @@ impl Stock {
     /// When one of that name is plugged in already.
     pub fn insert(&mut self, stick: &Stick) -> Result<()> {
         let id = id(stick);
-        match stick.function {
+        match only(stick)? {
             Function::Storage { .. } => {
                 let path = self.image(stick);
                 fs::write(&path, stick.image()).with_context(|| format!("cannot write {}", path.display()))?;
@@ -101,7 +103,7 @@ impl Stock {
             Function::Serial => {
                 self.monitor.execute("chardev-add", &json!({"id": id, "backend": {"type": "null", "data": {}}}))
             }
-            Function::Keyboard => Ok(()),
+            Function::Keyboard | Function::Tablet | Function::CardReader | Function::Speaker => Ok(()),
         }
     }
 
@@ -111,14 +113,19 @@ impl Stock {
     /// When all USB ports are taken.
     pub fn connect(&mut self, stick: &Stick) -> Result<()> {
         let id = id(stick);
-        let mut device = match stick.function {
+        let mut device = match only(stick)? {
             Function::Storage { .. } => {
                 let bus = if stick.speed == Speed::Super { "usb3.0" } else { "usb2.0" };
                 json!({"driver": "usb-storage", "bus": bus, "drive": id, "id": id, "removable": true})
             }
-            // A full-speed device, which the controller for USB 2 alone does not take.
+            // Full-speed devices, which the controller for USB 2 alone does not take.
             Function::Serial => json!({"driver": "usb-serial", "bus": "usb3.0", "chardev": id, "id": id}),
-            Function::Keyboard => json!({"driver": "usb-kbd", "bus": "usb3.0", "id": id}),
+            Function::CardReader => json!({"driver": "usb-ccid", "bus": "usb3.0", "id": id}),
+            Function::Speaker => {
+                json!({"driver": "usb-audio", "bus": "usb3.0", "audiodev": "speaker", "buffer": SOUND_BUFFER, "id": id})
+            }
+            Function::Keyboard => input("usb-kbd", stick.speed, &id),
+            Function::Tablet => input("usb-tablet", stick.speed, &id),
         };
         if let (Some(serial), Some(fields)) = (&stick.serial, device.as_object_mut()) {
             fields.insert("serial".into(), json!(serial));
@@ -145,20 +152,61 @@ impl Stock {
     /// Takes apart what [`Stock::insert`] has made.
     fn release(&mut self, stick: &Stick) -> Result<()> {
         let id = id(stick);
-        match stick.function {
+        match only(stick)? {
             Function::Storage { .. } => {
                 self.monitor.execute("blockdev-del", &json!({"node-name": id}))?;
                 let path = self.image(stick);
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
             }
             Function::Serial => self.monitor.execute("chardev-remove", &json!({"id": id})),
-            Function::Keyboard => Ok(()),
+            Function::Keyboard | Function::Tablet | Function::CardReader | Function::Speaker => Ok(()),
         }
+    }
+
+    /// Sends events to the keyboards and tablets that are plugged in, as QEMU's `input-send-event` takes them.
+    ///
+    /// # Errors
+    /// When QEMU refuses one.
+    pub fn input(&mut self, events: &Value) -> Result<()> {
+        self.monitor.execute("input-send-event", &json!({"events": events}))
+    }
+
+    /// What the speaker has played since it was plugged in: frames of two signed 16-bit samples, without what is still on
+    /// its way to the file.
+    ///
+    /// # Errors
+    /// When there never was one.
+    pub fn played(&self) -> Result<Vec<u8>> {
+        let path = recording(&self.state, &self.name);
+        let mut file = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(file.starts_with(b"RIFF") && file.len() >= WAV_HEADER, "{} is no recording", path.display());
+        Ok(file.split_off(WAV_HEADER))
     }
 
     fn image(&self, stick: &Stick) -> PathBuf {
         self.state.join(format!("{}-{}.img", self.name, stick.name))
     }
+}
+
+/// Bytes in a recording before the frames.
+const WAV_HEADER: usize = 44;
+
+fn recording(state: &Path, name: &str) -> PathBuf {
+    state.join(format!("{name}-speaker.wav"))
+}
+
+/// The one thing a device does: QEMU has no composite ones.
+fn only(stick: &Stick) -> Result<Function> {
+    if stick.speed == Speed::Low {
+        bail!("QEMU has no low-speed devices: take a node of User-Mode Linux");
+    }
+    stick.only().context("QEMU has no composite devices: take a node of User-Mode Linux")
+}
+
+/// A keyboard or tablet: as one of USB 1 it is a full-speed device, as one of USB 2 a high-speed device.
+fn input(driver: &str, speed: Speed, id: &str) -> Value {
+    let version = if speed == Speed::Full { 1 } else { 2 };
+    json!({"driver": driver, "bus": "usb3.0", "usb_version": version, "id": id})
 }
 
 fn id(stick: &Stick) -> String {
@@ -204,16 +252,21 @@ fn arguments(
         ["-drive".to_owned(), drive, "-device".to_owned(), format!("virtio-blk-pci,drive={id}")]
     };
     let share = format!("local,mount_tag={SHARE},security_model=none,readonly=on,path={}", escaped(&machine.share));
+    // As it is, without a mixer that would change rate and volume.
+    let speaker =
+        format!("wav,id=speaker,out.mixing-engine=off,path={}", escaped(&recording(&machine.state, &machine.name)));
     let last = [
         ("-kernel", machine.linux.display().to_string()),
         ("-initrd", machine.initramfs.display().to_string()),
         ("-append", command_line(machine)),
         ("-chardev", format!("file,id=console,append=on,path={}", escaped(&machine.console))),
         ("-virtfs", share),
+        ("-audiodev", speaker),
     ];
     words
         .into_iter()
-        .chain(drive("root", &machine.root, "readonly=on"))
+        // Nobody writes it, and QEMU's locks do not agree with those of a User-Mode Linux node that has it, too.
+        .chain(drive("root", &machine.root, "readonly=on,file.locking=off"))
         // The machine that emulates does not lose its power; only the emulator ends.
         .chain(drive("data", data, "cache=unsafe"))
         .chain(drive("modules", modules, "readonly=on"))
