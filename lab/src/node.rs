@@ -348,6 +348,11 @@ impl Node {
         self.switch.ports().for_each(|port| self.switch.heal(self.port(), port));
     }
 
+    /// Cuts only the way between it and the control plane: it reaches the other nodes.
+    pub fn cut_from_plane(&self) {
+        self.switch.cut(self.port(), *self.switch.ports().end());
+    }
+
     /// Cuts only the way between it and another node; both reach the API server.
     pub fn cut_from(&self, other: &Node) {
         self.switch.cut(self.port(), other.port());

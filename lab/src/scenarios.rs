@@ -24,6 +24,7 @@ mod nodes;
 mod operations;
 mod outages;
 mod outsiders;
+mod partition;
 mod pods;
 mod processes;
 mod reading;
@@ -127,6 +128,10 @@ pub fn all() -> Vec<Scenario> {
         scenario("devices_return_when_nodes_were_rebooted", outages::nodes_rebooted),
         large("a_home_node_out_of_reach_holds_up_only_its_own_devices", outages::home_node_out_of_reach),
         large("a_machine_of_a_dead_node_starts_elsewhere_with_its_device", dead::machine_and_device_of_dead_nodes),
+        large(
+            "a_machine_that_is_cut_off_loses_its_device_to_the_next",
+            partition::machine_that_is_cut_off_loses_its_device,
+        ),
         scenario("reading_goes_on_while_the_api_server_is_away", outages::api_server_away),
         scenario("ports_that_somebody_else_uses_are_not_offered", outsiders::ports_of_theirs_are_not_offered),
         scenario("a_node_without_vhci_is_home_and_local_only", limits::node_without_vhci),

@@ -1,7 +1,7 @@
 //! Reads a disk: once from beginning to end for its checksum, then a block here and there for as long as it is
 //! there, to see whether it goes on giving the same bytes. Every read goes to the device, none to a cache.
 //!
-//! A disk that is called a [`SCRATCH`] disk is written between the two: one region of it, with the inverse of all its bits.
+//! The name of its USB product says whether it may also be written ([`Use`]).
 
 use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -28,18 +28,38 @@ static DISKS: AtomicU32 = AtomicU32::new(0);
 /// Time from one line about them to the next.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// A disk whose USB product has this name may be written.
-pub(crate) const SCRATCH: &str = "Scratch Disk";
-/// What is written of it: where, and how many bytes.
+/// What is written of a disk that is written once: where, and how many bytes.
 const REGION: (u64, usize) = (1 << 20, 1 << 20);
 
+/// What is done with a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// It is read.
+    Read,
+    /// Between the two, one region is written with the inverse of all its bits.
+    WriteOnce,
+    /// Each of the later reads is followed by a write of something new, which nobody else would write.
+    Rewrite,
+}
+
+impl Use {
+    /// By the name of the USB product.
+    pub(crate) fn of(product: Option<&str>) -> Self {
+        match product {
+            Some("Scratch Disk") => Self::WriteOnce,
+            Some("Ledger Disk") => Self::Rewrite,
+            _ => Self::Read,
+        }
+    }
+}
+
 /// Reads the disk in a thread of its own until `stop` is set.
-pub(crate) fn watch(name: &str, serial: &str, size: u64, scratch: bool, stop: Arc<AtomicBool>) {
+pub(crate) fn watch(name: &str, serial: &str, size: u64, purpose: Use, stop: Arc<AtomicBool>) {
     let (name, serial) = (name.to_owned(), serial.to_owned());
     thread::spawn(move || {
         // A reader of cards without a card has a disk of no size.
         if size > 0
-            && let Err(error) = read(&name, &serial, size, scratch, &stop)
+            && let Err(error) = read(&name, &serial, size, purpose, &stop)
             && !stop.load(Ordering::Relaxed)
         {
             tell!("disk {name} cannot be read: {error}");
@@ -47,13 +67,15 @@ pub(crate) fn watch(name: &str, serial: &str, size: u64, scratch: bool, stop: Ar
     });
 }
 
-fn read(name: &str, serial: &str, size: u64, scratch: bool, stop: &AtomicBool) -> io::Result<()> {
+fn read(name: &str, serial: &str, size: u64, purpose: Use, stop: &AtomicBool) -> io::Result<()> {
     let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-    let disk = OpenOptions::new().read(true).custom_flags(direct).open(format!("/dev/{name}"))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(purpose == Use::Rewrite).custom_flags(direct);
+    let disk = options.open(format!("/dev/{name}"))?;
     let mut buffer = Buffer::new();
     let (checksum, mut blocks) = whole(&disk, size, &mut buffer)?;
     tell!("disk {name} serial={serial} sha256={checksum} bytes={size}");
-    if scratch {
+    if purpose == Use::WriteOnce {
         let (at, length) = REGION;
         invert(&OpenOptions::new().read(true).write(true).open(format!("/dev/{name}"))?, at, length)?;
         let checksum;
@@ -62,11 +84,18 @@ fn read(name: &str, serial: &str, size: u64, scratch: bool, stop: &AtomicBool) -
     }
     let mut tally = Tally::default();
     let mut chance = Chance(size ^ 0x9e37_79b9_7f4a_7c15);
+    let mut novelty = Chance(seed());
     let mut reported = Instant::now();
     DISKS.fetch_add(1, Ordering::Relaxed);
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(PAUSE * DISKS.load(Ordering::Relaxed));
-        tally.add(one_block(&disk, &blocks, &mut buffer, &mut chance));
+        let index = chance.index(blocks.len());
+        tally.add(one_block(&disk, &blocks, &mut buffer, index).and_then(|good| {
+            if purpose == Use::Rewrite {
+                rewrite(&disk, &mut blocks, &mut buffer, index, &mut novelty)?;
+            }
+            Ok(good)
+        }));
         if reported.elapsed() >= REPORT && !stop.load(Ordering::Relaxed) {
             reported = Instant::now();
             tell!("disk {name} reads ok={} bad={} errors={}", tally.ok, tally.bad, tally.errors);
@@ -100,13 +129,33 @@ fn invert(disk: &File, at: u64, length: usize) -> io::Result<()> {
 }
 
 /// Reads one block: whether it is as it was.
-fn one_block(disk: &File, blocks: &[u64], buffer: &mut Buffer, chance: &mut Chance) -> io::Result<bool> {
-    let count = u64::try_from(blocks.len()).map_err(io::Error::other)?;
-    let index = chance.next().checked_rem(count).unwrap_or(0);
-    let known = usize::try_from(index).ok().and_then(|index| blocks.get(index));
+fn one_block(disk: &File, blocks: &[u64], buffer: &mut Buffer, index: usize) -> io::Result<bool> {
     let bytes = buffer.aligned(BLOCK)?;
-    disk.read_exact_at(bytes, index * 4096)?;
-    Ok(known == Some(&hash(bytes)))
+    disk.read_exact_at(bytes, place(index)?)?;
+    Ok(blocks.get(index) == Some(&hash(bytes)))
+}
+
+/// Writes something new into a block.
+fn rewrite(disk: &File, blocks: &mut [u64], buffer: &mut Buffer, index: usize, novelty: &mut Chance) -> io::Result<()> {
+    let bytes = buffer.aligned(BLOCK)?;
+    bytes.chunks_exact_mut(8).for_each(|number| number.copy_from_slice(&novelty.next().to_le_bytes()));
+    disk.write_all_at(bytes, place(index)?)?;
+    if let Some(block) = blocks.get_mut(index) {
+        *block = hash(bytes);
+    }
+    Ok(())
+}
+
+/// Where a block begins.
+fn place(index: usize) -> io::Result<u64> {
+    u64::try_from(index * BLOCK).map_err(io::Error::other)
+}
+
+/// A number that no other guest has, and not this one after its next start.
+fn seed() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default().hash(&mut hasher);
+    hasher.finish() | 1
 }
 
 fn hash(block: &[u8]) -> u64 {
@@ -157,6 +206,11 @@ impl Chance {
         self.0 ^= self.0 << 17;
         self.0
     }
+
+    /// One of so many.
+    fn index(&mut self, count: usize) -> usize {
+        usize::try_from(self.next()).ok().and_then(|number| number.checked_rem(count)).unwrap_or(0)
+    }
 }
 
 #[cfg(test)]
@@ -197,16 +251,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_rewritten_is_good_until_somebody_else_writes_it() {
+        let (disk, bytes) = disk();
+        let mut buffer = Buffer::new();
+        let (_, mut blocks) = whole(&disk, u64::try_from(bytes.len()).unwrap(), &mut buffer).unwrap();
+        let before = blocks.clone();
+        rewrite(&disk, &mut blocks, &mut buffer, 3, &mut Chance(1)).unwrap();
+        assert_ne!(blocks.get(3), before.get(3));
+        assert!(one_block(&disk, &blocks, &mut buffer, 3).unwrap());
+        assert!(one_block(&disk, &blocks, &mut buffer, 4).unwrap(), "others are as they were");
+        rewrite(&disk, &mut before.clone(), &mut buffer, 3, &mut Chance(2)).unwrap();
+        assert!(!one_block(&disk, &blocks, &mut buffer, 3).unwrap());
+    }
+
+    #[test]
     fn a_block_that_changed_is_bad_and_one_that_cannot_be_read_is_an_error() {
         let (disk, bytes) = disk();
         let mut buffer = Buffer::new();
         let (_, blocks) = whole(&disk, u64::try_from(bytes.len()).unwrap(), &mut buffer).unwrap();
-        let (mut tally, mut chance) = (Tally::default(), Chance(1));
-        tally.add(one_block(&disk, &blocks, &mut buffer, &mut chance));
+        let mut tally = Tally::default();
+        tally.add(one_block(&disk, &blocks, &mut buffer, 3));
         disk.write_all_at(&vec![1; bytes.len()], 0).unwrap();
-        tally.add(one_block(&disk, &blocks, &mut buffer, &mut chance));
+        tally.add(one_block(&disk, &blocks, &mut buffer, 3));
         disk.set_len(0).unwrap();
-        tally.add(one_block(&disk, &blocks, &mut buffer, &mut chance));
+        tally.add(one_block(&disk, &blocks, &mut buffer, 3));
         assert_eq!(tally, Tally { ok: 1, bad: 1, errors: 1 });
     }
 }

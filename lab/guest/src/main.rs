@@ -14,7 +14,8 @@
 //!
 //! | device | what it does | what it tells |
 //! |---|---|---|
-//! | a disk called [`disk::SCRATCH`] | writes, syncs, reads again | `disk sda written at=1048576 bytes=1048576 sha256=<64 digits>` |
+//! | a disk called Scratch Disk | writes, syncs, reads again | `disk sda written at=1048576 bytes=1048576 sha256=<64 digits>` |
+//! | a disk called Ledger Disk | writes a block anew after each of the later reads | as for others |
 //! | serial line | answers each byte with its inverse | `tty add ttyACM0`, `tty ttyACM0 listens`, `tty ttyACM0 heard bytes=4096 sha256=<64 digits>` |
 //! | keyboard, mouse, tablet | listens | `input add event0 name="..."`, `input event0 listens`, `input event0 type=1 code=30 value=1` |
 //! | smart-card reader | asks for the state of its slot | `card 1-2:1.0 message=81 slot=0 sequence=1 status=2 error=0` |
@@ -168,8 +169,8 @@ impl Device {
                 let serial = path.attribute_of_usb_device("serial").unwrap_or_default();
                 tell!("disk add {name} size={size} serial={serial}");
                 let stop = Arc::new(AtomicBool::new(false));
-                let scratch = path.attribute_of_usb_device("product").as_deref() == Some(disk::SCRATCH);
-                disk::watch(name, &serial, size, scratch, Arc::clone(&stop));
+                let purpose = disk::Use::of(path.attribute_of_usb_device("product").as_deref());
+                disk::watch(name, &serial, size, purpose, Arc::clone(&stop));
                 return Some(Reader { stop });
             }
             Self::Tty(name) => {

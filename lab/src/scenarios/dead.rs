@@ -20,7 +20,7 @@ const GIVEN_UP: Duration = Duration::from_secs(90);
 /// Kubernetes looks every 20 s for pods that nobody will end, and what is left has to go away.
 const COLLECTED: Duration = Duration::from_secs(90);
 /// What an administrator puts on a node that is off for sure: its pods need not be waited for.
-const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+pub(super) const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// The node of one machine and the node of another machine's device lose their power at once. The device is said to be not
 /// ready within a minute, and in the guest again by itself when its node is back. The machine starts on another node when the
@@ -80,7 +80,7 @@ pub(super) fn machine_and_device_of_dead_nodes(lab: &Lab) -> Result<()> {
 }
 
 /// Waits until Kubernetes has noticed that nodes are off.
-fn wait_not_ready(lab: &Lab, nodes: &[&str]) -> Result<()> {
+pub(super) fn wait_not_ready(lab: &Lab, nodes: &[&str]) -> Result<()> {
     let path = r#"jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status} {end}"#;
     lab.wait_for(&format!("{nodes:?} to be not ready"), GIVEN_UP, || {
         let told = lab.kubectl(&["get", "nodes", "-o", path]).map_err(|error| format!("{error:#}"))?;
@@ -90,7 +90,7 @@ fn wait_not_ready(lab: &Lab, nodes: &[&str]) -> Result<()> {
 }
 
 /// Waits until a machine's pod runs on a node.
-fn wait_runs_on(case: &Case<'_>, vm: &str, node: &str) -> Result<()> {
+pub(super) fn wait_runs_on(case: &Case<'_>, vm: &str, node: &str) -> Result<()> {
     case.lab.wait_for(&format!("{vm} to run on {node}"), COLLECTED, || {
         let place = "jsonpath={.status.phase} {.spec.nodeName}";
         let pod = ["get", "pod", &format!("vm-{vm}"), "-n", &case.namespace, "--ignore-not-found", "-o", place];
