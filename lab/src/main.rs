@@ -1,8 +1,9 @@
 //! `lab`: a real Kubernetes cluster on one machine, in namespaces of its own.
 
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use patchbay_lab::cache::Cache;
 use patchbay_lab::cluster::{Kind, Lab, LabOptions};
@@ -206,7 +207,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let chosen = scenarios::matching(&words)?;
             let labs = scenarios::by_needs(&chosen);
             if !namespace::is_inside() && labs.len() > 1 {
-                return side_by_side(labs.values(), times, &size);
+                return side_by_side(labs.into_values().collect(), times, &size);
             }
             inside(size.kubernetes, || {
                 let tally = scenarios::run(&chosen, times, |needs| size.start(needs))?;
@@ -222,23 +223,33 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Runs groups of scenarios at the same time, each in a lab of its own: most of a scenario's time is waiting.
-fn side_by_side<'g>(groups: impl Iterator<Item = &'g Vec<Scenario>>, times: u32, size: &Size) -> Result<ExitCode> {
+/// How many labs run at the same time: most of a scenario's time is waiting, but not all of it.
+const AT_ONCE: usize = 2;
+
+/// Runs groups of scenarios, each in a lab of its own, some at the same time.
+fn side_by_side(groups: Vec<Vec<Scenario>>, times: u32, size: &Size) -> Result<ExitCode> {
     // Once, and not by each.
     Parts::tell(size.kubernetes)?;
-    let begin = |group: &Vec<Scenario>| {
-        std::process::Command::new("setpriv")
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let run = |group: Vec<Scenario>| -> Result<bool> {
+        let status = std::process::Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--"])
-            .arg(std::env::current_exe().context("cannot find this program's own file")?)
+            .arg(&program)
             .args(["test", &format!("--times={times}")])
             .args(size.arguments())
             .args(group.iter().map(|scenario| scenario.name))
-            .spawn()
-            .context("cannot run setpriv: install the package util-linux")
+            .status()
+            .context("cannot run setpriv: install the package util-linux")?;
+        Ok(status.success())
     };
-    let mut labs = groups.map(begin).collect::<Result<Vec<_>>>()?;
-    let ended = labs.iter_mut().map(|lab| lab.wait()).collect::<Result<Vec<_>, _>>()?;
-    Ok(if ended.iter().all(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let left = Mutex::new(groups.into_iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || std::iter::from_fn(next).map(run).collect::<Result<Vec<_>>>();
+    let ended: Result<Vec<Vec<bool>>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().map_err(|_| anyhow!("a thread of the lab panicked"))?).collect()
+    });
+    Ok(if ended?.into_iter().flatten().all(|good| good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Does the work inside the lab's namespaces; outside, the parts are built first.
