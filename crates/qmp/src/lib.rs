@@ -1,4 +1,4 @@
-//! A client of QEMU's monitor (QMP): only what plugging USB devices into a running guest needs.
+//! A client of QEMU's monitor (QMP): only what plugging USB devices into a running guest, and moving it, needs.
 //!
 //! The monitor's socket lives in a folder that the virtual machine's pod can write to, and QEMU runs code of a guest
 //! that may have broken out. So everything that comes from there is treated as hostile: the socket is opened without
@@ -16,12 +16,14 @@
 //!
 //! * [`Monitor`]: the commands, one method each;
 //! * [`usb`]: plug, unplug and list by the name of a device, over any leftovers;
+//! * [`migration`]: move a guest to another QEMU;
 //! * [`topology`]: where the guest sees its USB devices.
 
 mod driver;
 mod error;
 mod line;
 mod message;
+pub mod migration;
 mod monitor;
 mod socket;
 pub mod topology;
@@ -31,6 +33,8 @@ pub mod usb;
 mod fake;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod moving;
 #[cfg(test)]
 mod real;
 

@@ -226,6 +226,12 @@ impl Monitor {
         }
     }
 
+    /// Sets a property of a device.
+    pub(crate) async fn set_property(&self, id: &str, property: &str, value: Value) -> Result<(), QmpError> {
+        let path = format!("{PERIPHERALS}/{id}");
+        self.execute("qom-set", json!({"path": path, "property": property, "value": value}), None).await.map(drop)
+    }
+
     /// The USB devices of the guest and where it sees them.
     ///
     /// # Errors
@@ -271,7 +277,7 @@ impl Monitor {
     }
 
     /// Runs a command whose answer has a shape.
-    async fn ask<T: DeserializeOwned>(
+    pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         command: &'static str,
         arguments: Value,
@@ -282,7 +288,7 @@ impl Monitor {
     }
 
     /// Runs a command.
-    async fn execute(
+    pub(crate) async fn execute(
         &self,
         execute: &'static str,
         arguments: Value,

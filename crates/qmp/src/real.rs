@@ -14,21 +14,37 @@ use crate::usb::{self, PORTS, bus_id};
 use crate::{Monitor, QmpError};
 
 /// A machine without a guest, but with the controllers of our virtual machines.
-struct Qemu {
-    child: Child,
-    monitor: Monitor,
-    folder: tempfile::TempDir,
+pub(crate) struct Qemu {
+    pub(crate) child: Child,
+    pub(crate) monitor: Monitor,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Qemu {
     async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With more arguments.
+    pub(crate) async fn with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("qmp.sock");
         let child = Command::new("qemu-system-x86_64")
-            .args(["-M", "q35,accel=tcg", "-m", "32", "-display", "none", "-nodefaults", "-no-user-config"])
+            .args([
+                "-M",
+                "q35,accel=tcg,suppress-vmdesc=on",
+                "-m",
+                "32",
+                "-display",
+                "none",
+                "-nodefaults",
+                "-no-user-config",
+            ])
             .args(["-device", "qemu-xhci,id=usb0,p2=15,p3=15", "-device", "qemu-xhci,id=usb1,p2=15,p3=15", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .args(arguments)
             .stdin(Stdio::null())
+            .stdout(File::create(folder.path().join("output")).unwrap())
             .kill_on_drop(true)
             .spawn()
             .expect("qemu-system-x86_64 is needed for this test (Debian: apt-get install qemu-system-x86)");
@@ -105,7 +121,7 @@ async fn devices_come_and_go_and_are_seen_where_they_are() {
 async fn sixteen_devices_have_a_port_of_their_own_and_none_is_behind_a_hub() {
     let qemu = Qemu::start().await;
     for number in 0..16 {
-        let (bus, port) = usb::free_port(&qemu.monitor.usb_topology().await.unwrap(), 0).unwrap();
+        let (bus, port) = usb::free_port(&qemu.monitor.usb_topology().await.unwrap(), 0, None).unwrap();
         let place = json!({"bus": bus_id(bus), "port": port.to_string()});
         qemu.monitor.device_add("usb-kbd", &format!("usb-{number}"), place).await.unwrap();
     }

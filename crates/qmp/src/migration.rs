@@ -1,0 +1,267 @@
+//! Moving a running guest from one QEMU to another through a connected socket.
+//!
+//! ```text
+//!   source:  none --send()--> setup, active --> pre-switchover --proceed()--> device --> completed
+//!   guest:   runs             runs              paused                        paused     paused for good
+//!   target:  none --receive()--> active -----------------------------------------------> completed, paused
+//!
+//!   cancel(), or a failure of either side:  cancelled or failed; the guest runs on at the source
+//! ```
+//!
+//! Three facts about QEMU 7.2 that callers have to know:
+//! * On its way back from a failure or a cancel QEMU resumes the guest by itself. It does so only if it could not write the
+//!   whole of the stream, and then the target has not loaded it, provided that nothing follows the guest's state in the
+//!   stream: both machines have to be started with `suppress-vmdesc=on`.
+//! * A target whose stream breaks ends with code 1. A target that was told `cont` too early starts the guest by itself.
+//! * `device_del` is refused from `setup` on. [`switch_off`] takes USB devices out all the same: they are not in the stream,
+//!   and the guest finds their ports empty when it goes on. On the source such a device stays behind, dead, and cannot be
+//!   deleted; [`usb::plug`](crate::usb::plug) brings it to life again.
+//!
+//! QEMU sets the socket it is given to blocking or not as it needs; that is a property of the connection, so nobody else may
+//! use it any more.
+
+use std::os::fd::OwnedFd;
+
+use serde_json::{Value, json};
+
+use crate::QmpError;
+use crate::monitor::Monitor;
+use crate::usb;
+
+/// Name of the socket inside QEMU.
+const SOCKET: &str = "patchbay-migration";
+/// Bytes per second. QEMU's own choice, said aloud.
+const BANDWIDTH: u64 = 128 << 20;
+/// Milliseconds that the guest may be paused for the rest of its memory.
+const DOWNTIME: u64 = 300;
+/// Longest message of QEMU that is passed on, in characters.
+const MAX_WORDS: usize = 256;
+
+/// How far a migration is, by QEMU's own word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// There was none in this QEMU.
+    None,
+    /// It is being set up.
+    Setup,
+    /// Memory is being sent while the guest runs.
+    Active,
+    /// All but the last is sent; the guest is paused until [`proceed`].
+    PreSwitchover,
+    /// The last memory and the devices are being sent.
+    Device,
+    /// All is sent, or loaded.
+    Completed,
+    /// It has failed.
+    Failed,
+    /// It is being cancelled.
+    Cancelling,
+    /// It was cancelled.
+    Cancelled,
+    /// One that is not known here.
+    Unknown,
+}
+
+impl Phase {
+    fn of(word: Option<&str>) -> Self {
+        match word {
+            None | Some("none") => Self::None,
+            Some("setup" | "wait-unplug") => Self::Setup,
+            Some("active") => Self::Active,
+            Some("pre-switchover") => Self::PreSwitchover,
+            Some("device") => Self::Device,
+            Some("completed") => Self::Completed,
+            Some("failed") => Self::Failed,
+            Some("cancelling") => Self::Cancelling,
+            Some("cancelled") => Self::Cancelled,
+            Some(_) => Self::Unknown,
+        }
+    }
+
+    /// Whether a migration is under way, so that QEMU refuses to add and to delete devices.
+    #[must_use]
+    pub fn is_under_way(self) -> bool {
+        !matches!(self, Self::None | Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// What `query-migrate` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// How far it is.
+    pub phase: Phase,
+    /// How much of the guest has been sent, of 100; None when QEMU does not say. It may fall, since a guest that runs changes
+    /// what was sent.
+    pub percent: Option<u8>,
+    /// Why it has failed, if QEMU says.
+    pub error: Option<String>,
+}
+
+impl Progress {
+    /// Reads the answer of `query-migrate`. Total: what is not understood is left out.
+    #[must_use]
+    pub fn parse(answer: &Value) -> Self {
+        let part = |name: &str, field: &str| answer.get(name)?.get(field)?.as_u64();
+        let sum = |field: &str| {
+            let parts = ["ram", "disk"].map(|name| part(name, field));
+            parts.iter().any(Option::is_some).then(|| parts.into_iter().flatten().fold(0_u64, u64::saturating_add))
+        };
+        let sent = |total: u64, left: u64| {
+            let done = u128::from(total.saturating_sub(left));
+            done.saturating_mul(100).checked_div(u128::from(total)).and_then(|percent| u8::try_from(percent).ok())
+        };
+        let words = answer.get("error-desc").and_then(Value::as_str);
+        Self {
+            phase: Phase::of(answer.get("status").and_then(Value::as_str)),
+            percent: sum("total").zip(sum("remaining")).and_then(|(total, left)| sent(total, left)),
+            error: words.map(|words| words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()),
+        }
+    }
+}
+
+/// Starts to send the guest through a connected socket. What the guest has written to disks that are thrown away at the end
+/// (`snapshot=on`) goes along; what is below them has to be the same on both sides.
+///
+/// # Errors
+/// What the monitor says; refused when a migration is under way. The socket is closed then.
+pub async fn send(monitor: &Monitor, socket: OwnedFd) -> Result<(), QmpError> {
+    const COMMAND: &str = "migrate";
+    set_capabilities(monitor, &["events", "pause-before-switchover", "auto-converge"]).await?;
+    let parameters = json!({"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME});
+    monitor.execute("migrate-set-parameters", parameters, None).await?;
+    let disks: Vec<Value> = monitor.ask("query-block", json!({}), None).await?;
+    let writable = |disk: &Value| disk.get("inserted").is_some_and(|medium| medium.get("ro") != Some(&json!(true)));
+    let mut arguments = json!({"uri": format!("fd:{SOCKET}")});
+    if disks.iter().any(writable)
+        && let Some(fields) = arguments.as_object_mut()
+    {
+        fields.insert("inc".into(), true.into());
+    }
+    with_socket(monitor, socket, COMMAND, arguments).await
+}
+
+/// Starts to load a guest from a connected socket. QEMU has to be started with `-incoming defer -S`.
+///
+/// # Errors
+/// What the monitor says; refused when the loading has begun before. The socket is closed then.
+pub async fn receive(monitor: &Monitor, socket: OwnedFd) -> Result<(), QmpError> {
+    set_capabilities(monitor, &["events"]).await?;
+    with_socket(monitor, socket, "migrate-incoming", json!({"uri": format!("fd:{SOCKET}")})).await
+}
+
+/// Goes on from [`Phase::PreSwitchover`]: from here on the target may be able to run the guest.
+///
+/// # Errors
+/// What the monitor says; refused in any other phase.
+pub async fn proceed(monitor: &Monitor) -> Result<(), QmpError> {
+    monitor.execute("migrate-continue", json!({"state": "pre-switchover"}), None).await.map(drop)
+}
+
+/// Gives up a migration that is under way, and resumes the guest if it ran before. Without one nothing happens.
+///
+/// # Errors
+/// What the monitor says.
+pub async fn cancel(monitor: &Monitor) -> Result<(), QmpError> {
+    monitor.execute("migrate_cancel", json!({}), None).await.map(drop)
+}
+
+/// How far the migration is.
+///
+/// # Errors
+/// What the monitor says.
+pub async fn progress(monitor: &Monitor) -> Result<Progress, QmpError> {
+    Ok(Progress::parse(&monitor.ask("query-migrate", json!({}), None).await?))
+}
+
+/// Takes all USB devices that were plugged by us out of a guest that is being moved; returns their names. Those that are out
+/// are left alone.
+///
+/// # Errors
+/// What the monitor says.
+pub async fn switch_off(monitor: &Monitor) -> Result<Vec<String>, QmpError> {
+    let mut names = Vec::new();
+    for id in monitor.peripherals().await? {
+        let Some(name) = usb::name_of(&id) else { continue };
+        if monitor.property(&id, "realized").await? == Some(Value::Bool(true)) {
+            monitor.set_property(&id, "realized", json!(false)).await?;
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+async fn set_capabilities(monitor: &Monitor, on: &[&str]) -> Result<(), QmpError> {
+    let list: Vec<Value> = on.iter().map(|name| json!({"capability": name, "state": true})).collect();
+    monitor.execute("migrate-set-capabilities", json!({ "capabilities": list }), None).await.map(drop)
+}
+
+/// Runs a command that takes the socket out of the monitor's hands; takes it back when the command is refused.
+async fn with_socket(
+    monitor: &Monitor,
+    socket: OwnedFd,
+    command: &'static str,
+    arguments: Value,
+) -> Result<(), QmpError> {
+    monitor.execute("getfd", json!({ "fdname": SOCKET }), Some(socket)).await?;
+    let Err(error) = monitor.execute(command, arguments, None).await else { return Ok(()) };
+    // Refused, or used up by the command: the first error is the one worth telling.
+    if let Err(second) = monitor.execute("closefd", json!({ "fdname": SOCKET }), None).await {
+        tracing::debug!(error = %second, "socket not taken back from QEMU");
+    }
+    Err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn phases_and_shares_are_read() {
+        let seen = |value: Value| Progress::parse(&value);
+        let none = Progress { phase: Phase::None, percent: None, error: None };
+        assert_eq!(seen(json!({})), none);
+        for (word, phase) in [
+            ("active", Phase::Active),
+            ("pre-switchover", Phase::PreSwitchover),
+            ("device", Phase::Device),
+            ("completed", Phase::Completed),
+            ("cancelling", Phase::Cancelling),
+            ("cancelled", Phase::Cancelled),
+            ("postcopy-active", Phase::Unknown),
+        ] {
+            assert_eq!(seen(json!({"status": word})), Progress { phase, ..none.clone() }, "{word}");
+        }
+        let half =
+            json!({"status": "active", "ram": {"total": 150, "remaining": 100}, "disk": {"total": 50, "remaining": 0}});
+        assert_eq!(seen(half).percent, Some(50));
+        let failed = seen(json!({"status": "failed", "error-desc": "Unable to write\nto socket"}));
+        assert_eq!((failed.phase, failed.error.as_deref()), (Phase::Failed, Some("Unable to writeto socket")));
+        assert_eq!(seen(json!({"status": "active", "ram": {"total": 0, "remaining": 0}})).percent, None);
+        let huge = json!({"ram": {"total": u64::MAX, "remaining": 1}, "disk": {"total": u64::MAX, "remaining": 1}});
+        assert_eq!(seen(huge).percent, Some(99));
+    }
+
+    #[test]
+    fn devices_cannot_come_or_go_while_a_migration_is_under_way() {
+        use Phase::{Active, Cancelled, Cancelling, Completed, Device, Failed, None, PreSwitchover, Setup, Unknown};
+        for phase in [Setup, Active, PreSwitchover, Device, Cancelling, Unknown] {
+            assert!(phase.is_under_way(), "{phase:?}");
+        }
+        for phase in [None, Completed, Failed, Cancelled] {
+            assert!(!phase.is_under_way(), "{phase:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_survived(
+            status in "(active|failed|\\PC{0,9})", total in any::<i64>(), left in any::<u64>(), words in "\\PC{0,400}",
+        ) {
+            let answer = json!({"status": status, "ram": {"total": total, "remaining": left}, "disk": words, "error-desc": words});
+            let seen = Progress::parse(&answer);
+            prop_assert!(seen.percent.is_none_or(|percent| percent <= 100));
+            prop_assert!(seen.error.unwrap().chars().count() <= MAX_WORDS);
+        }
+    }
+}
