@@ -16,10 +16,10 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::exchange::{Answer, Request, frame};
+use crate::exchange::{Answer, Request};
 use crate::identity::{provider, server_name};
 use crate::pki::{Authority, Subject};
-use crate::scenarios::{PATIENCE, calling, granted, home, import, loopback};
+use crate::scenarios::{PATIENCE, calling, granted, home, import, loopback, move_of_vm};
 use crate::{Identity, LinkError, Listener, NODE_SUFFIX, Timing};
 
 /// A client that believes any server.
@@ -92,7 +92,7 @@ fn rogue(certificate: Option<(String, String)>) -> Arc<Identity> {
 async fn still_works(listener: &mut Listener, importer: &Arc<Identity>) {
     let _call = calling(listener.address(), importer, Timing::default());
     let incoming = timeout(PATIENCE, listener.accept()).await.unwrap();
-    assert_eq!((incoming.peer_node(), incoming.request()), ("importer", &import()));
+    assert_eq!((incoming.peer_node(), incoming.request()), ("importer", &Request::Import(import())));
 }
 
 #[tokio::test]
@@ -262,6 +262,7 @@ async fn requests_against_the_rules_are_denied_in_words() {
         (vec![0; 4], "limit is 4096"),
         (framed("not json"), "cannot be understood"),
         (framed("{\"version\": 1, \"request\": \"import\", \"pool\": 7}"), "cannot be understood"),
+        (framed("{\"version\": 1, \"request\": \"migrate\", \"namespace\": \"n\"}"), "cannot be understood"),
         (framed("{\"version\": 9}"), "speaks version 9"),
     ];
     for (bytes, why) in cases {
@@ -276,9 +277,25 @@ async fn requests_against_the_rules_are_denied_in_words() {
 }
 
 #[tokio::test]
+async fn an_answer_to_another_request_is_not_taken() {
+    let (_authority, mut listener, caller) = home(Timing::default()).await;
+    let address = listener.address();
+    let other = Arc::clone(&caller);
+    let import = tokio::spawn(async move { crate::call(address, "home", &other, import(), |_| {}).await.map(drop) });
+    let _session = timeout(PATIENCE, listener.accept()).await.unwrap().accept().await.unwrap();
+    let mixed_up = timeout(PATIENCE, import).await.unwrap().unwrap();
+    assert!(matches!(mixed_up, Err(LinkError::Protocol { .. })), "{mixed_up:?}");
+    let migrate =
+        tokio::spawn(async move { crate::migrate(address, "home", &caller, move_of_vm(), |_| {}).await.map(drop) });
+    let _session = timeout(PATIENCE, listener.accept()).await.unwrap().grant(granted()).await.unwrap();
+    let mixed_up = timeout(PATIENCE, migrate).await.unwrap().unwrap();
+    assert!(matches!(mixed_up, Err(LinkError::Protocol { .. })), "{mixed_up:?}");
+}
+
+#[tokio::test]
 async fn an_importer_that_says_more_than_its_request_is_dropped() {
     let (authority, mut listener, importer) = home(Timing::default()).await;
-    let request = frame(&Request::of(import())).unwrap();
+    let request = Request::Import(import()).frame().unwrap();
     // In the same record: never accepted.
     let mut stream = talker(&authority, &listener).await;
     say(&mut stream, &[request.as_slice(), b"x"].concat()).await;
@@ -325,7 +342,7 @@ async fn an_importer_that_does_not_read_is_cut_off() {
     let brief = Duration::from_millis(200);
     let (authority, mut listener, _importer) = home(Timing { request: brief, ..Timing::default() }).await;
     let mut stream = talker(&authority, &listener).await;
-    say(&mut stream, &frame(&Request::of(import())).unwrap()).await;
+    say(&mut stream, &Request::Import(import()).frame().unwrap()).await;
     let mut incoming = timeout(PATIENCE, listener.accept()).await.unwrap();
     let reason = "x".repeat(900);
     let error = timeout(PATIENCE, async {

@@ -1,4 +1,4 @@
-//! The importer's side of a call.
+//! The caller's side of a call.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::exchange::{Answer, FrameError, Granted, Import, Request, frame};
+use crate::exchange::{Answer, FrameError, Granted, Import, Migrate, Request};
 use crate::identity::{Identity, server_name};
 use crate::listener::node_of_peer;
 use crate::records::Records;
@@ -32,8 +32,34 @@ pub async fn call(
     request: Import,
     on_wait: impl FnMut(String),
 ) -> Result<(Granted, OwnedFd), LinkError> {
-    let (granted, session) = dial(address, expected_node, identity, request, on_wait, Timing::default()).await?;
+    let request = Request::Import(request);
+    let (answer, session) = dial(address, expected_node, identity, &request, on_wait, Timing::default()).await?;
+    let granted = answer.ok_or_else(|| mixed_up(address))?;
     Ok((granted, session.into_kernel()?))
+}
+
+/// Calls the agent of another node and asks it to take a virtual machine; returns when it agrees.
+///
+/// The socket that comes back is in TLS by the kernel and blocks: give it to the QEMU that sends. Otherwise like [`call`].
+///
+/// # Errors
+/// As for [`call`].
+pub async fn migrate(
+    address: SocketAddr,
+    expected_node: &str,
+    identity: &Identity,
+    request: Migrate,
+    on_wait: impl FnMut(String),
+) -> Result<OwnedFd, LinkError> {
+    let request = Request::Migrate(request);
+    match dial(address, expected_node, identity, &request, on_wait, Timing::default()).await? {
+        (None, session) => Ok(session.into_kernel()?),
+        (Some(_), _) => Err(mixed_up(address)),
+    }
+}
+
+fn mixed_up(peer: SocketAddr) -> LinkError {
+    LinkError::Protocol { peer, what: "it answers another request than ours".into() }
 }
 
 /// A call up to the point where the kernel takes over.
@@ -41,12 +67,11 @@ pub(crate) async fn dial(
     peer: SocketAddr,
     node: &str,
     identity: &Identity,
-    request: Import,
+    request: &Request,
     mut on_wait: impl FnMut(String),
     timing: Timing,
-) -> Result<(Granted, Session), LinkError> {
-    let request =
-        frame(&Request::of(request)).map_err(|error| LinkError::Protocol { peer, what: error.to_string() })?;
+) -> Result<(Option<Granted>, Session), LinkError> {
+    let request = request.frame().map_err(|error| LinkError::Protocol { peer, what: error.to_string() })?;
     let mut stream = timeout(timing.handshake, connect(peer, node, identity))
         .await
         .unwrap_or(Err(LinkError::Slow { peer, step: "shaking hands", limit: timing.handshake }))?;
@@ -57,7 +82,8 @@ pub(crate) async fn dial(
             answer.map_err(|_| LinkError::Slow { peer, step: "it should keep us waiting", limit: timing.silence })?;
         match answer.map_err(|error| of_frame(peer, node, error))? {
             Answer::Wait { reason } => on_wait(reason),
-            Answer::Granted(granted) => return Ok((granted, Session::new(stream.into()))),
+            Answer::Granted(granted) => return Ok((Some(granted), Session::new(stream.into()))),
+            Answer::Accepted => return Ok((None, Session::new(stream.into()))),
             Answer::Denied { reason } => return Err(LinkError::Denied { node: node.to_owned(), reason }),
         }
     }

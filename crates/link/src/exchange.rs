@@ -1,4 +1,4 @@
-//! What is said in a call: one request, any number of `wait`, one `granted` or `denied`.
+//! What is said in a call: one request, any number of `wait`, one `granted`, `accepted` or `denied`.
 //!
 //! Each is a frame: the length as four bytes, big endian, at most [`MAX_FRAME`], then that much JSON. Fields that are not
 //! known are ignored, so a version number changes only when the meaning does. The home agent answers a request of another
@@ -39,6 +39,36 @@ pub struct Import {
     pub device: String,
 }
 
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// A virtual machine that is to be moved from the caller's node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migrate {
+    /// The namespace of both pods.
+    pub namespace: String,
+    /// The pod it runs in.
+    pub source: Pod,
+    /// The pod it is to run in.
+    pub target: Pod,
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "camelCase")]
+pub enum Request {
+    /// A device; the answer is [`Granted`].
+    Import(Import),
+    /// That a virtual machine be taken; the answer says no more than yes.
+    Migrate(Migrate),
+}
+
 /// What the home agent gives: all that `vhci_hcd` wants to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -52,14 +82,11 @@ pub struct Granted {
 }
 
 /// A request as it goes over the wire.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "camelCase")]
-pub(crate) enum Request {
-    Import {
-        version: u32,
-        #[serde(flatten)]
-        import: Import,
-    },
+#[derive(Debug, Serialize)]
+struct Sent<'r> {
+    version: u32,
+    #[serde(flatten)]
+    request: &'r Request,
 }
 
 /// The part of a request that every version has.
@@ -74,6 +101,7 @@ struct AnyRequest {
 pub(crate) enum Answer {
     Wait { reason: String },
     Granted(Granted),
+    Accepted,
     Denied { reason: String },
 }
 
@@ -88,25 +116,25 @@ pub(crate) enum FrameError {
     Malformed(String),
     /// A request of a version that is not spoken here.
     #[error(
-        "it speaks version {0} of the import exchange, this node speaks version {VERSION}; bring both agents to one release"
+        "it speaks version {0} of the exchange, this node speaks version {VERSION}; bring both agents to one release"
     )]
     Version(u32),
 }
 
 impl Request {
-    pub(crate) fn of(import: Import) -> Self {
-        Self::Import { version: VERSION, import }
+    /// The request's frame.
+    pub(crate) fn frame(&self) -> Result<Vec<u8>, FrameError> {
+        frame(&Sent { version: VERSION, request: self })
     }
 
     /// Reads a request and checks its version first.
-    pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Import, FrameError> {
+    pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, FrameError> {
         let frame = read_frame(stream).await?;
         let AnyRequest { version } = parse(&frame)?;
         if version != VERSION {
             return Err(FrameError::Version(version));
         }
-        let Self::Import { import, .. } = parse(&frame)?;
-        Ok(import)
+        parse(&frame)
     }
 }
 
@@ -124,6 +152,7 @@ impl Answer {
         Ok(match parse(&read_frame(stream).await?)? {
             Self::Wait { reason } => Self::wait(&reason),
             Self::Denied { reason } => Self::denied(&reason),
+            Self::Accepted => Self::Accepted,
             Self::Granted(granted) if granted.is_sane() => Self::Granted(granted),
             Self::Granted(granted) => {
                 return Err(FrameError::Malformed(format!("a grant that makes no sense: {granted:?}")));
@@ -193,12 +222,36 @@ mod tests {
         Import { claim, pool: "node-1".into(), device: "a".into() }
     }
 
+    fn migrate() -> Migrate {
+        let pod = |name: &str, uid: &str| Pod { name: name.into(), uid: uid.into() };
+        Migrate { namespace: "ns".into(), source: pod("vm-a", "1"), target: pod("vm-a-x", "2") }
+    }
+
     #[tokio::test]
-    async fn a_request_is_read_back_and_looks_as_documented() {
-        let sent = frame(&Request::of(import())).unwrap();
-        let text = json!({"request": "import", "version": 1, "claim": {"namespace": "ns", "name": "usb-a", "uid": "u"}, "pool": "node-1", "device": "a"});
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(&sent[4..]).unwrap(), text);
-        assert_eq!(Request::read(&mut sent.as_slice()).await.unwrap(), import());
+    async fn requests_are_read_back_and_look_as_documented() {
+        let claim = json!({"namespace": "ns", "name": "usb-a", "uid": "u"});
+        let (source, target) = (json!({"name": "vm-a", "uid": "1"}), json!({"name": "vm-a-x", "uid": "2"}));
+        for (request, text) in [
+            (
+                Request::Import(import()),
+                json!({"request": "import", "version": 1, "claim": claim, "pool": "node-1", "device": "a"}),
+            ),
+            (
+                Request::Migrate(migrate()),
+                json!({"request": "migrate", "version": 1, "namespace": "ns", "source": source, "target": target}),
+            ),
+        ] {
+            let sent = request.frame().unwrap();
+            assert_eq!(serde_json::from_slice::<serde_json::Value>(&sent[4..]).unwrap(), text);
+            assert_eq!(Request::read(&mut sent.as_slice()).await.unwrap(), request);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_with_the_parts_of_another_is_refused() {
+        let text = json!({"request": "migrate", "version": 1, "claim": {}, "pool": "node-1", "device": "a"});
+        let mixed = framed(&text);
+        assert!(matches!(Request::read(&mut mixed.as_slice()).await, Err(FrameError::Malformed(_))));
     }
 
     #[tokio::test]
@@ -246,7 +299,7 @@ mod tests {
     #[test]
     fn a_request_that_is_too_long_is_not_sent() {
         let long = Import { device: "x".repeat(MAX_FRAME), ..import() };
-        assert!(frame(&Request::of(long)).is_err());
+        assert!(Request::Import(long).frame().is_err());
     }
 
     proptest! {

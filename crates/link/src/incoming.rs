@@ -1,4 +1,4 @@
-//! A call that has come in and waits for the home agent's decision.
+//! A call that has come in and waits for the agent's decision.
 
 use std::net::SocketAddr;
 
@@ -6,24 +6,25 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 
-use crate::exchange::{Answer, Granted, Import, frame};
+use crate::exchange::{Answer, Granted, Request, frame};
 use crate::records::Records;
 use crate::session::Session;
 use crate::{LinkError, Timing};
 
-/// A verified importer and its request. Dropping it hangs up.
+/// A verified caller (an importer, or the source of a migration) and its request. Dropping it hangs up.
 ///
 /// ```text
 ///  accept() --> waiting --- wait() ---> waiting       hung_up() completes when the importer is gone
 ///                  |------- deny() ---> closed
-///                  |------- grant() --> Session
+///                  |------- grant() --> Session        of a request to import
+///                  |------- accept() -> Session        of a request to migrate
 /// ```
 #[derive(Debug)]
 pub struct Incoming {
     stream: TlsStream<Records>,
     peer: SocketAddr,
     peer_node: String,
-    request: Import,
+    request: Request,
     /// The reason to repeat.
     reason: String,
     /// When the importer heard something last.
@@ -36,7 +37,7 @@ impl Incoming {
         stream: TlsStream<Records>,
         peer: SocketAddr,
         peer_node: String,
-        request: Import,
+        request: Request,
         timing: Timing,
     ) -> Self {
         Self {
@@ -64,7 +65,7 @@ impl Incoming {
 
     /// What it asks for. Nothing in it is verified.
     #[must_use]
-    pub fn request(&self) -> &Import {
+    pub fn request(&self) -> &Request {
         &self.request
     }
 
@@ -105,13 +106,26 @@ impl Incoming {
     ///
     /// # Errors
     /// The importer is gone or does not read. An importer that has hung up already is noticed here too.
-    pub async fn grant(mut self, granted: Granted) -> Result<Session, LinkError> {
+    pub async fn grant(self, granted: Granted) -> Result<Session, LinkError> {
+        self.say_yes(&Answer::Granted(granted)).await
+    }
+
+    /// Agrees to take a virtual machine. From here on the source's QEMU may send at any time, so give the session to the kernel
+    /// soon.
+    ///
+    /// # Errors
+    /// As for [`Incoming::grant`].
+    pub async fn accept(self) -> Result<Session, LinkError> {
+        self.say_yes(&Answer::Accepted).await
+    }
+
+    async fn say_yes(mut self, answer: &Answer) -> Result<Session, LinkError> {
         tokio::select! {
             biased;
             gone = Self::gone(&self.stream, self.peer) => return Err(gone),
             () = std::future::ready(()) => {}
         }
-        self.say(&Answer::Granted(granted)).await?;
+        self.say(answer).await?;
         Ok(Session::new(self.stream.into()))
     }
 

@@ -14,6 +14,10 @@
 //!  kernel TLS, vhci_hcd                         kernel TLS, usbip-host  (Session::into_kernel())
 //! ```
 //!
+//! The same call moves a virtual machine: the agent of the node it runs on calls the agent of the node it shall run on with
+//! `Migrate{source, target}`, is answered `Accepted`, and each gives its end, in TLS by the kernel, to its QEMU
+//! ([`migrate`], [`Incoming::accept`]).
+//!
 //! Invariants:
 //! * nobody is talked to before both certificates are verified; the peer's node name comes from its certificate only;
 //! * every step has a deadline, every buffer and the number of unfinished calls a limit;
@@ -40,9 +44,9 @@ mod pki;
 #[cfg(test)]
 mod scenarios;
 
-pub use call::call;
+pub use call::{call, migrate};
 pub use error::LinkError;
-pub use exchange::{Claim, Granted, Import};
+pub use exchange::{Claim, Granted, Import, Migrate, Pod, Request};
 pub use identity::{Identity, IdentityError, NODE_SUFFIX};
 pub use incoming::Incoming;
 pub use ktls::{KernelTlsError, probe};

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::call::dial;
-use crate::exchange::{Claim, Granted, Import};
+use crate::exchange::{Claim, Granted, Import, Migrate, Pod, Request};
 use crate::ktls::{KernelTlsError, crypto_info};
 use crate::pki::Authority;
 use crate::session::Session;
@@ -27,6 +27,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn import() -> Import {
     let claim = Claim { namespace: "my-project".into(), name: "usb-stick".into(), uid: "0c1f".into() };
     Import { claim, pool: "home".into(), device: "stick".into() }
+}
+
+pub(crate) fn move_of_vm() -> Migrate {
+    let pod = |name: &str, uid: &str| Pod { name: name.into(), uid: uid.into() };
+    Migrate { namespace: "my-project".into(), source: pod("vm-linux", "5"), target: pod("vm-linux-k3f9a", "6") }
 }
 
 pub(crate) fn granted() -> Granted {
@@ -45,12 +50,17 @@ pub(crate) fn loopback() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
 }
 
-pub(crate) type Call = JoinHandle<Result<(Granted, Session), LinkError>>;
+pub(crate) type Call = JoinHandle<Result<(Option<Granted>, Session), LinkError>>;
 
 /// Calls `home` at an address.
 pub(crate) fn calling(address: SocketAddr, identity: &Arc<Identity>, timing: Timing) -> Call {
+    asking(Request::Import(import()), address, identity, timing)
+}
+
+/// Calls `home` with any request.
+pub(crate) fn asking(request: Request, address: SocketAddr, identity: &Arc<Identity>, timing: Timing) -> Call {
     let identity = Arc::clone(identity);
-    tokio::spawn(async move { dial(address, "home", &identity, import(), |_| {}, timing).await })
+    tokio::spawn(async move { dial(address, "home", &identity, &request, |_| {}, timing).await })
 }
 
 /// The two ends of a granted call, after so many reasons to wait.
@@ -63,7 +73,7 @@ async fn session(waits: usize) -> (Session, Session) {
     }
     let home = incoming.grant(granted()).await.unwrap();
     let (told, importer) = timeout(PATIENCE, call).await.unwrap().unwrap().unwrap();
-    assert_eq!(told, granted());
+    assert_eq!(told, Some(granted()));
     (home, importer)
 }
 
@@ -72,7 +82,7 @@ async fn the_home_agent_learns_who_calls_and_what_for() {
     let (_authority, mut listener, importer) = home(Timing::default()).await;
     let _call = calling(listener.address(), &importer, Timing::default());
     let incoming = timeout(PATIENCE, listener.accept()).await.unwrap();
-    assert_eq!((incoming.peer_node(), incoming.request()), ("importer", &import()));
+    assert_eq!((incoming.peer_node(), incoming.request()), ("importer", &Request::Import(import())));
     assert!(incoming.peer().ip().is_loopback());
 }
 
@@ -83,7 +93,8 @@ async fn reasons_to_wait_arrive_in_order_before_the_grant() {
     let call = tokio::spawn(async move {
         let mut reasons = Vec::new();
         let on_wait = |reason| reasons.push(reason);
-        let (told, _session) = dial(address, "home", &importer, import(), on_wait, Timing::default()).await.unwrap();
+        let request = Request::Import(import());
+        let (told, _session) = dial(address, "home", &importer, &request, on_wait, Timing::default()).await.unwrap();
         (told, reasons)
     });
     let mut incoming = timeout(PATIENCE, listener.accept()).await.unwrap();
@@ -91,8 +102,24 @@ async fn reasons_to_wait_arrive_in_order_before_the_grant() {
     incoming.wait("binding\nto usbip-host").await.unwrap();
     let _session = incoming.grant(granted()).await.unwrap();
     let (told, reasons) = timeout(PATIENCE, call).await.unwrap().unwrap();
-    assert_eq!(told, granted());
+    assert_eq!(told, Some(granted()));
     assert_eq!(reasons, ["in use by vm-a", "binding to usbip-host"]);
+}
+
+#[tokio::test]
+async fn a_virtual_machine_is_offered_and_accepted_on_the_same_wire() {
+    let (_authority, mut listener, source) = home(Timing::default()).await;
+    let request = Request::Migrate(move_of_vm());
+    let call = asking(request.clone(), listener.address(), &source, Timing::default());
+    let incoming = timeout(PATIENCE, listener.accept()).await.unwrap();
+    assert_eq!((incoming.peer_node(), incoming.request()), ("importer", &request));
+    let target = incoming.accept().await.unwrap();
+    let (told, source) = timeout(PATIENCE, call).await.unwrap().unwrap().unwrap();
+    assert_eq!(told, None);
+    // What the source sends at once is left for the kernel of the target.
+    let mut sends = KernelDouble::take(source);
+    sends.send(b"QEVM");
+    assert_eq!(KernelDouble::take(target).receive(), b"QEVM");
 }
 
 #[tokio::test]
@@ -147,7 +174,7 @@ async fn a_long_wait_is_kept_alive_without_the_agent_saying_anything_new() {
                 notify.notify_one();
             }
         };
-        dial(address, "home", &importer, import(), on_wait, timing).await
+        dial(address, "home", &importer, &Request::Import(import()), on_wait, timing).await
     });
     let mut incoming = timeout(PATIENCE, listener.accept()).await.unwrap();
     incoming.wait("in use").await.unwrap();

@@ -21,8 +21,8 @@ impl Session {
         Self { stream }
     }
 
-    /// Gives the connection to the kernel and returns its socket, which is what USB/IP wants: plain bytes written to it or
-    /// read from it are inside TLS on the wire. The socket blocks. Closing it without a word is how a session ends.
+    /// Gives the connection to the kernel and returns its socket, which is what USB/IP and QEMU want: plain bytes written to it
+    /// or read from it are inside TLS on the wire. The socket blocks. Closing it without a word is how a session ends.
     ///
     /// # Errors
     /// [`KernelTlsError`]; the connection is closed then.

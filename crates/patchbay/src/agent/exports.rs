@@ -12,7 +12,7 @@ use kube::Client;
 use patchbay_core::device::PortPath;
 use patchbay_core::home::{Request, Verdict, authorise, no_room};
 use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, Namespace, NodeName, Uid};
-use patchbay_link::{Granted, HangUp, Incoming, LinkError, Listener};
+use patchbay_link::{Granted, HangUp, Incoming, LinkError, Listener, Request as Asked};
 use patchbay_usb::root::SysRoot;
 use patchbay_usb::scan;
 use patchbay_usbip::host::{self, ExportStatus, HostError};
@@ -125,7 +125,10 @@ impl Exports {
 
     /// Leads one call to its end.
     async fn answer(&self, mut incoming: Incoming, number: u64) -> Result<(), LinkError> {
-        let import = incoming.request();
+        let import = match incoming.request() {
+            Asked::Import(import) => import,
+            Asked::Migrate(_) => return incoming.deny("this node takes no virtual machines").await,
+        };
         let request = Request {
             peer: NodeName::new(incoming.peer_node()),
             claim: ClaimRef {
