@@ -5,14 +5,16 @@
 //! runtime's default seccomp filter, and one writable folder.
 //!
 //! * Standard output carries the guest's serial console and nothing else; our own words and QEMU's go to standard error.
-//! * The writable folder (`/run/vm`) holds two monitor sockets that only this user and root can open: `qmp.sock` for the
-//!   node's agent, `engine.sock` for this process; and the overlay that takes what the guest writes to its disk.
+//! * The writable folder (`/run/vm`) holds three monitor sockets that only this user and root can open: `qmp.sock` and
+//!   `migration.sock` for the node's agent, `engine.sock` for this process; the overlay that takes what the guest writes to
+//!   its disk; and what the agent says of moves ([`marks`]).
 //! * QEMU is asked to end ([`process`]) when this process is, by SIGTERM or SIGINT. If the guest powers itself off, this
 //!   process ends with code 0; if QEMU ends in any other way, with code 1 and the reason, so that the kubelet starts the
 //!   container again. A reboot of the guest stays inside QEMU.
 
 mod arguments;
 mod machine;
+pub(crate) mod marks;
 mod process;
 mod signals;
 
@@ -26,9 +28,10 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use arguments::{Accelerator, Hardware, Places, Wish};
+use arguments::{Accelerator, Birth, Hardware, Places, Wish};
 use machine::{Machine, MachineError};
 use process::{Ended, Order, ProcessError};
+use signals::{SignalError, Stop};
 
 /// Less does not even hold the firmware and a boot loader.
 const LEAST_MEMORY: u64 = 16 << 20;
@@ -66,6 +69,10 @@ pub(crate) struct Args {
     #[arg(long, env = "PATCHBAY_VM_FIRMWARE", value_name = "FOLDER")]
     firmware: Option<PathBuf>,
 
+    /// The machine comes from another node: wait for it instead of booting, until it has arrived once
+    #[arg(long, env = "PATCHBAY_VM_INCOMING")]
+    incoming: bool,
+
     /// Seconds that a guest which handles the power button has to switch itself off
     #[arg(long, env = "PATCHBAY_VM_GRACE", default_value = "20", value_name = "SECONDS")]
     grace: u64,
@@ -98,6 +105,9 @@ pub(crate) enum VmError {
     /// KVM is demanded and not there.
     #[error("cannot open /dev/kvm for reading and writing; without --accelerator=kvm the machine would run without it")]
     NoKvm(#[source] io::Error),
+    /// Signals cannot be waited for.
+    #[error(transparent)]
+    Signals(#[from] SignalError),
     /// QEMU could not be started, or has died.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -118,7 +128,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 /// Prepares everything QEMU needs and hands over to the supervisor.
 async fn start_and_wait(args: &Args) -> Result<Ended, VmError> {
+    let mut stop = Stop::new()?;
     let machine = Machine::read(&args.machine)?;
+    if marks::has_left(&args.run_dir) {
+        tracing::info!("the machine has left this pod, or is about to: not starting it");
+        tokio::select! {
+            () = stop.asked() => return Ok(Ended::Stopped),
+            () = marks::until_back(&args.run_dir) => tracing::info!("the machine is not leaving after all"),
+        }
+    }
     let kvm = open_kvm();
     let accelerator = Accelerator::choose(args.accelerator, machine.state.is_some(), kvm.is_ok());
     if let (Accelerator::Kvm, Err(source)) = (accelerator, kvm) {
@@ -128,20 +146,25 @@ async fn start_and_wait(args: &Args) -> Result<Ended, VmError> {
     clear(&places)?;
     // The sockets are made by QEMU, which inherits this.
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let state = machine.state.as_deref().map(open_state).transpose()?;
+    let arrives = args.incoming && !marks::has_arrived(&args.run_dir);
+    let state = machine.state.as_deref().filter(|_| !arrives).map(open_state).transpose()?;
 
     let hardware = Hardware { cpus: args.cpus, memory: args.memory, accelerator };
-    let state_fd = state.as_ref().map(|state| state.as_raw_fd());
-    let arguments = arguments::arguments(&machine, &hardware, &places, state_fd);
-    tracing::info!(cpus = args.cpus, memory = args.memory, %accelerator, restore = state.is_some(), "starting QEMU");
+    let birth = match &state {
+        _ if arrives => Birth::Arrives,
+        Some(state) => Birth::Restores(state.as_raw_fd()),
+        None => Birth::Boots,
+    };
+    let arguments = arguments::arguments(&machine, &hardware, &places, birth);
+    tracing::info!(cpus = args.cpus, memory = args.memory, %accelerator, ?birth, "starting QEMU");
     let order = Order {
         command: command(args, &arguments),
         engine_socket: places.engine_socket(),
-        restores: state.is_some(),
+        birth,
         powerdown: machine.powerdown.then_some(Duration::from_secs(args.grace)),
     };
     // The descriptor of the saved state has to outlive the start of QEMU only, but staying open does no harm.
-    Ok(process::supervise(order).await?)
+    Ok(process::supervise(order, stop).await?)
 }
 
 /// QEMU's command, with the guest's console on our standard output.
@@ -164,7 +187,7 @@ fn open_kvm() -> io::Result<File> {
 
 /// Removes the sockets of an earlier QEMU in this pod: nobody shall connect to a dead one and wait.
 fn clear(places: &Places<'_>) -> Result<(), VmError> {
-    for socket in [places.agent_socket(), places.engine_socket()] {
+    for socket in places.sockets() {
         match std::fs::remove_file(&socket) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(VmError::RunDir { path: socket, source });

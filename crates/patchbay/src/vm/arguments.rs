@@ -83,19 +83,35 @@ impl Places<'_> {
         self.run_dir.join("qmp.sock")
     }
 
+    /// The monitor for the part of the node's agent that moves machines.
+    pub(crate) fn migration_socket(&self) -> PathBuf {
+        self.run_dir.join("migration.sock")
+    }
+
+    /// All monitors.
+    pub(crate) fn sockets(&self) -> [PathBuf; 3] {
+        [self.agent_socket(), self.engine_socket(), self.migration_socket()]
+    }
+
     /// The monitor for this process: a monitor serves one client at a time, so each has its own.
     pub(crate) fn engine_socket(&self) -> PathBuf {
         self.run_dir.join("engine.sock")
     }
 }
 
-/// The arguments, without the program. `state` is the number of the descriptor of the saved state, which QEMU inherits.
-pub(crate) fn arguments(
-    machine: &Machine,
-    hardware: &Hardware,
-    places: &Places<'_>,
-    state: Option<RawFd>,
-) -> Vec<OsString> {
+/// How a machine comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// It boots.
+    Boots,
+    /// It goes on from a saved state; this is the number of its descriptor, which QEMU inherits.
+    Restores(RawFd),
+    /// It comes from another node: the agent has QEMU load it, and lets it run.
+    Arrives,
+}
+
+/// The arguments, without the program.
+pub(crate) fn arguments(machine: &Machine, hardware: &Hardware, places: &Places<'_>, birth: Birth) -> Vec<OsString> {
     let mut list = List::default();
     list.text("-nodefaults").text("-no-user-config").pair("-display", "none");
     if let Some(firmware) = places.firmware {
@@ -107,19 +123,22 @@ pub(crate) fn arguments(
     }
     // Standard input is /dev/null and signals stay signals, so this is the console's output and nothing else.
     list.pair("-chardev", "stdio,id=console,signal=off").pair("-serial", "chardev:console");
-    for socket in [places.agent_socket(), places.engine_socket()] {
+    for socket in places.sockets() {
         list.text("-qmp").option("unix:", &socket, ",server=on,wait=off");
     }
     boot(&mut list, machine);
-    if let Some(state) = state {
-        list.pair("-incoming", format!("fd:{state}"));
+    match birth {
+        Birth::Boots => {}
+        Birth::Restores(state) => drop(list.pair("-incoming", format!("fd:{state}"))),
+        Birth::Arrives => drop(list.pair("-incoming", "defer").text("-S")),
     }
     list.0
 }
 
 fn processors_and_memory(list: &mut List, hardware: &Hardware) {
     let mebibytes = hardware.memory >> 20;
-    list.pair("-machine", "q35");
+    // Nothing may follow the machine's state in its stream: see `patchbay_qmp::migration`.
+    list.pair("-machine", "q35,suppress-vmdesc=on");
     match hardware.accelerator {
         Accelerator::Kvm => list.pair("-accel", "kvm").pair("-cpu", "host"),
         Accelerator::Tcg => {
@@ -184,8 +203,8 @@ mod tests {
     const SMALL: Hardware = Hardware { cpus: 1, memory: (128 << 20) + 4095, accelerator: Accelerator::Tcg };
 
     /// An option and its value on one line each.
-    fn lines(machine: &Machine, hardware: &Hardware, places: &Places<'_>, state: Option<RawFd>) -> String {
-        let list = arguments(machine, hardware, places, state);
+    fn lines(machine: &Machine, hardware: &Hardware, places: &Places<'_>) -> String {
+        let list = arguments(machine, hardware, places, Birth::Boots);
         let text: Vec<_> = list.iter().map(|argument| argument.to_str().unwrap()).collect();
         text.join(" ").replace(" -", "\n-")
     }
@@ -202,11 +221,11 @@ mod tests {
             append: Some("console=ttyS0 quiet".into()),
             ..Machine::default()
         };
-        insta::assert_snapshot!(lines(&machine, &SMALL, &places(), None), @"
+        insta::assert_snapshot!(lines(&machine, &SMALL, &places()), @"
         -nodefaults
         -no-user-config
         -display none
-        -machine q35
+        -machine q35,suppress-vmdesc=on
         -accel tcg,tb-size=64
         -cpu qemu64,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2
         -smp 1
@@ -217,6 +236,7 @@ mod tests {
         -serial chardev:console
         -qmp unix:/run/vm/qmp.sock,server=on,wait=off
         -qmp unix:/run/vm/engine.sock,server=on,wait=off
+        -qmp unix:/run/vm/migration.sock,server=on,wait=off
         -kernel /machine/vmlinuz
         -initrd /machine/initrd
         -append console=ttyS0 quiet
@@ -228,12 +248,12 @@ mod tests {
         let machine = Machine { disk: Some("/machine/root.qcow2".into()), ..Machine::default() };
         let hardware = Hardware { cpus: 4, memory: 4 << 30, accelerator: Accelerator::Kvm };
         let places = Places { firmware: Some(Path::new("/share")), ..places() };
-        insta::assert_snapshot!(lines(&machine, &hardware, &places, None), @"
+        insta::assert_snapshot!(lines(&machine, &hardware, &places), @"
         -nodefaults
         -no-user-config
         -display none
         -L /share
-        -machine q35
+        -machine q35,suppress-vmdesc=on
         -accel kvm
         -cpu host
         -smp 4
@@ -244,25 +264,30 @@ mod tests {
         -serial chardev:console
         -qmp unix:/run/vm/qmp.sock,server=on,wait=off
         -qmp unix:/run/vm/engine.sock,server=on,wait=off
+        -qmp unix:/run/vm/migration.sock,server=on,wait=off
         -drive file=/machine/root.qcow2,if=none,id=disk,format=qcow2,snapshot=on
         -device virtio-blk-pci,drive=disk,bootindex=1
         ");
     }
 
     #[test]
-    fn a_saved_state_comes_last_and_changes_nothing_else() {
+    fn where_a_machine_comes_from_is_said_last_and_changes_nothing_else() {
         let machine = Machine { kernel: Some("/machine/vmlinuz".into()), ..Machine::default() };
-        let cold = arguments(&machine, &SMALL, &places(), None);
-        let restored = arguments(&machine, &SMALL, &places(), Some(7));
-        let (same, rest) = restored.split_at(cold.len());
-        assert_eq!(same, cold);
-        assert_eq!(rest, ["-incoming", "fd:7"]);
+        let cold = arguments(&machine, &SMALL, &places(), Birth::Boots);
+        for (birth, expected) in
+            [(Birth::Restores(7), ["-incoming", "fd:7"].as_slice()), (Birth::Arrives, &["-incoming", "defer", "-S"])]
+        {
+            let other = arguments(&machine, &SMALL, &places(), birth);
+            let (same, rest) = other.split_at(cold.len());
+            assert_eq!(same, cold);
+            assert_eq!(rest, expected);
+        }
     }
 
     #[test]
     fn a_comma_in_a_path_does_not_start_another_property() {
         let machine = Machine { disk: Some("/m/a,readonly=off.img".into()), ..Machine::default() };
-        let lines = lines(&machine, &SMALL, &Places { run_dir: Path::new("/r,x"), firmware: None }, None);
+        let lines = lines(&machine, &SMALL, &Places { run_dir: Path::new("/r,x"), firmware: None });
         assert!(lines.contains("file=/m/a,,readonly=off.img,if=none,id=disk,format=raw,snapshot=on"), "{lines}");
         assert!(lines.contains("unix:/r,,x/qmp.sock,server=on"), "{lines}");
     }
@@ -271,8 +296,8 @@ mod tests {
     fn the_larger_machine_gets_the_larger_translation_buffer() {
         let machine = Machine { kernel: Some("/k".into()), ..Machine::default() };
         let large = Hardware { memory: 512 << 20, ..SMALL };
-        assert!(lines(&machine, &SMALL, &places(), None).contains("tb-size=64"));
-        assert!(lines(&machine, &large, &places(), None).contains("tb-size=128"));
+        assert!(lines(&machine, &SMALL, &places()).contains("tb-size=64"));
+        assert!(lines(&machine, &large, &places()).contains("tb-size=128"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::process::ChildStderr;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::arguments::Birth;
 use super::signals::{Children, SignalError, Stop};
 
 /// How long QEMU has to open its monitor. Nodes without KVM and with cold page caches are slow.
@@ -49,8 +50,8 @@ pub(crate) struct Order {
     pub(crate) command: Command,
     /// The monitor that QEMU opens for us.
     pub(crate) engine_socket: PathBuf,
-    /// Whether it loads a saved state.
-    pub(crate) restores: bool,
+    /// How the machine comes to be.
+    pub(crate) birth: Birth,
     /// How long the guest has to switch itself off after a press of the power button; `None` if it has no ear for that.
     pub(crate) powerdown: Option<Duration>,
 }
@@ -111,9 +112,8 @@ pub(crate) enum ProcessError {
 ///
 /// # Errors
 /// QEMU could not be started or made ready (then it is killed first), has died by itself, or could not be ended.
-pub(crate) async fn supervise(mut order: Order) -> Result<Ended, ProcessError> {
+pub(crate) async fn supervise(mut order: Order, mut stop: Stop) -> Result<Ended, ProcessError> {
     // Before there is anything to miss.
-    let mut stop = Stop::new()?;
     let mut children = Children::new()?;
     let mut child = order
         .command
@@ -125,7 +125,7 @@ pub(crate) async fn supervise(mut order: Order) -> Result<Ended, ProcessError> {
     let monitor = tokio::select! {
         status = children.end_of(pid) => return by_itself(status, words).await,
         () = stop.asked() => None,
-        ready = ready(&order.engine_socket, order.restores) => match ready {
+        ready = ready(&order.engine_socket, order.birth) => match ready {
             Ok(monitor) => Some(monitor),
             Err(error) => {
                 kill(pid, &mut children).await?;
@@ -134,12 +134,17 @@ pub(crate) async fn supervise(mut order: Order) -> Result<Ended, ProcessError> {
         },
     };
     if let Some(monitor) = monitor {
-        tracing::info!("the machine runs");
+        match order.birth {
+            Birth::Arrives => tracing::info!("waiting for the machine to arrive"),
+            Birth::Boots | Birth::Restores(_) => tracing::info!("the machine runs"),
+        }
         tokio::select! {
             status = children.end_of(pid) => return by_itself(status, words).await,
             () = stop.asked() => {}
         }
-        if let Some(grace) = order.powerdown {
+        if let Some(grace) = order.powerdown
+            && hears(&monitor).await
+        {
             tracing::info!(?grace, "asked to end: pressing the guest's power button");
             if switched_off(&monitor, grace, pid, &mut children, &mut stop).await {
                 return Ok(Ended::Stopped);
@@ -155,8 +160,8 @@ pub(crate) async fn supervise(mut order: Order) -> Result<Ended, ProcessError> {
     Ok(Ended::Stopped)
 }
 
-/// Connects to QEMU's monitor and sees that the guest runs.
-async fn ready(socket: &Path, restores: bool) -> Result<Monitor, ProcessError> {
+/// Connects to QEMU's monitor and sees that the guest runs, unless it has to arrive first.
+async fn ready(socket: &Path, birth: Birth) -> Result<Monitor, ProcessError> {
     let deadline = Instant::now() + READY;
     let monitor = loop {
         match Monitor::connect(socket, ANSWER).await {
@@ -167,7 +172,7 @@ async fn ready(socket: &Path, restores: bool) -> Result<Monitor, ProcessError> {
             Err(_) => sleep(LOOK).await,
         }
     };
-    if restores {
+    if matches!(birth, Birth::Restores(_)) {
         let resumed = timeout_at(Instant::now() + RESTORED, resume(&monitor)).await;
         resumed
             .map_err(|_| ProcessError::NotRestored)?
@@ -182,6 +187,11 @@ async fn resume(monitor: &Monitor) -> Result<(), QmpError> {
         sleep(LOOK).await;
     }
     if monitor.query_status().await?.running { Ok(()) } else { monitor.cont().await }
+}
+
+/// Whether somebody could hear the power button: nobody does in a machine that has not arrived yet or has left.
+async fn hears(monitor: &Monitor) -> bool {
+    timeout(QUIT, monitor.query_status()).await.is_ok_and(|status| status.is_ok_and(|status| status.running))
 }
 
 /// Presses the power button; whether QEMU has ended before the grace was over or a second signal came.

@@ -46,7 +46,18 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn start(image: Image, arguments: &[&str]) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_patchbay"))
+        let child = Self::spawn(&image, arguments);
+        Self { image, child }
+    }
+
+    /// Starts it once more after its end, in the same pod.
+    pub(crate) fn again(&mut self, arguments: &[&str]) {
+        self.end();
+        self.child = Self::spawn(&self.image, arguments);
+    }
+
+    fn spawn(image: &Image, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_patchbay"))
             .args(["vm", "--accelerator=tcg", "--machine"])
             .arg(image.path("machine.json"))
             .arg("--run-dir")
@@ -58,8 +69,7 @@ impl Engine {
             .stdout(File::create(image.path("console")).unwrap())
             .stderr(File::create(image.path("log")).unwrap())
             .spawn()
-            .unwrap();
-        Self { image, child }
+            .unwrap()
     }
 
     pub(crate) fn image(&self) -> &Image {

@@ -5,6 +5,8 @@
 mod engine;
 #[cfg(test)]
 mod guest;
+#[cfg(test)]
+mod moves;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -35,7 +37,7 @@ fn the_agent_finds_a_monitor_that_only_the_owner_can_open_also_over_a_stale_sock
     let mut engine = Engine::start(image, &[]);
     engine.wait_for_log("the machine runs");
     assert_eq!(engine.ask("query-status", &json!({}))["status"], "running");
-    for socket in ["qmp.sock", "engine.sock"] {
+    for socket in ["qmp.sock", "engine.sock", "migration.sock"] {
         let mode = std::fs::metadata(engine.image().run().join(socket)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{socket} has mode {mode:o}");
     }
