@@ -37,6 +37,9 @@ pub struct Observed {
     pub ports: BTreeMap<PortName, Port>,
     /// Virtual machines of this node whose monitor answers, by the uid of their pod.
     pub machines: BTreeMap<Uid, Vec<Plugged>>,
+    /// Machines that are about to move, or to stay after all: what is in them stays as it is. QEMU would refuse to add or delete
+    /// devices, and a device that it has switched off for the move must not come back before it is known where to.
+    pub moving: BTreeSet<Uid>,
     /// Calls to home agents that are under way, by the uid of the attachment pod or of the pod's claim; with the home agent's
     /// last word.
     pub calls: BTreeMap<Uid, String>,
@@ -315,6 +318,7 @@ fn fulfil(seen: &Observed, uid: &Uid, attachment: &Attachment, kept: &mut Kept) 
             kept.guests.insert((attachment.vm_pod.uid.clone(), attachment.device.clone()));
             (None, PluggedState::Plugged(guest.clone()))
         }
+        _ if seen.moving.contains(&attachment.vm_pod.uid) => (None, waiting("the virtual machine is being moved")),
         Some(_) => (None, waiting("taking the device's former incarnation out of the guest")),
         // A device that stays where it is when it changes hands is in the former guest until that one has let go.
         None if in_any_guest(seen, address) => (None, waiting("taking the device out of the guest that had it before")),
@@ -413,6 +417,10 @@ fn withdraw(seen: &Observed, kept: &Kept, actions: &mut Vec<Action>) {
     let mut in_guest: BTreeSet<BusAddress> = BTreeSet::new();
     for (vm_pod, plugged) in &seen.machines {
         for item in plugged.iter().filter(|p| !kept.guests.contains(&(vm_pod.clone(), p.device.clone()))) {
+            if seen.moving.contains(vm_pod) {
+                in_guest.extend(item.address);
+                continue;
+            }
             // A machine that does not let go must not keep the port: after a failed try the port is freed under it.
             if !seen.failures.contains_key(&Step::Unplug(vm_pod.clone(), item.device.clone())) {
                 actions.push(Action::Unplug { vm_pod: vm_pod.clone(), device: item.device.clone() });

@@ -257,6 +257,8 @@ async fn a_dead_device_is_shown_until_its_descriptor_is_back_and_its_id_is_used_
     assert_eq!(shown.iter().map(|p| (p.name.as_str(), p.attached)).collect::<Vec<_>>(), [("stick", false)]);
     state.lock().unwrap().paused = true;
     assert_eq!(usb::plugged(&monitor).await.unwrap(), [], "a paused QEMU would show it for ever");
+    let early = usb::plug(&monitor, "stick", file.as_fd(), "005-003").await;
+    assert!(matches!(early, Err(QmpError::Moving)), "{early:?}");
     state.lock().unwrap().paused = false;
     usb::unplug(&monitor, "stick").await.unwrap();
     assert_eq!(usb::plugged(&monitor).await.unwrap(), []);

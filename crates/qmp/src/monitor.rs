@@ -257,6 +257,14 @@ impl Monitor {
         self.execute("cont", json!({}), None).await.map(drop)
     }
 
+    /// Pauses the guest.
+    ///
+    /// # Errors
+    /// See [`Monitor`].
+    pub async fn stop(&self) -> Result<(), QmpError> {
+        self.execute("stop", json!({}), None).await.map(drop)
+    }
+
     /// Presses the guest's power button. What comes of it is the guest's affair.
     ///
     /// # Errors

@@ -58,7 +58,7 @@ pub struct Plugged {
 /// reached by QEMU already, nothing is touched.
 ///
 /// # Errors
-/// [`QmpError::BadName`], [`QmpError::BadTag`], [`QmpError::NoFreePort`], or what the monitor says; then the descriptor is
+/// [`QmpError::BadName`], [`QmpError::BadTag`], [`QmpError::NoFreePort`], [`QmpError::Moving`], or what the monitor says; then the descriptor is
 /// taken back, unless the connection is lost meanwhile. (QEMU 7.2 keeps a copy of its own when the device itself refuses to
 /// be opened.)
 pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &str) -> Result<Plugged, QmpError> {
@@ -73,6 +73,10 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
             return Ok(plugged);
         }
         if is_dead(monitor, &id).await? {
+            // It would be part of the guest's state again, which may be on its way or gone.
+            if !monitor.query_status().await?.running {
+                return Err(QmpError::Moving);
+            }
             dead = Some(bus_of(monitor, &id).await?);
         } else {
             monitor.device_del(&id).await?;

@@ -104,6 +104,48 @@ fn a_remote_device_is_called_attached_plugged_and_reported() {
 }
 
 #[test]
+fn nothing_is_plugged_or_unplugged_while_the_machine_moves() {
+    let moving = || BTreeSet::from([pod("vm").uid]);
+    // Not in yet: it is fetched, and waits.
+    let mut seen = Observed { moving: moving(), ..world(remote()) };
+    assert!(matches!(settle(&mut seen).as_slice(), [Action::Call { .. }]));
+    attachment(&mut seen).overdue = true;
+    let [Action::Report { state: PluggedState::Waiting(text), .. }] = &plan(&seen)[..] else {
+        panic!("{:?}", plan(&seen))
+    };
+    assert!(text.contains("being moved"), "{text}");
+    // In: it stays, with its port, also if it is not wanted any more or is back under another number.
+    let mut seen = world(remote());
+    settle(&mut seen);
+    seen.moving = moving();
+    assert_eq!(plan(&seen), []);
+    for change in [
+        |seen: &mut Observed| attachment(seen).wanted = false,
+        |seen: &mut Observed| occupy(seen, Some(BusAddress { bus: 3, device: 9 })),
+    ] {
+        let mut seen = seen.clone();
+        change(&mut seen);
+        let done = settle(&mut seen);
+        assert!(done.iter().all(|action| matches!(action, Action::Report { .. })), "{done:?}");
+    }
+    // Switched off for the switch: it is said, and it comes back when the machine stays.
+    seen.machines.insert(pod("vm").uid, Vec::new());
+    let done = settle(&mut seen);
+    assert!(matches!(done.as_slice(), [Action::Report { state: PluggedState::Waiting(_), .. }]), "{done:?}");
+    let leftover = Plugged { device: "stick".into(), address: None, guest: None };
+    seen.machines.insert(pod("vm").uid, vec![leftover]);
+    seen.moving.clear();
+    let done = settle(&mut seen);
+    assert!(
+        matches!(
+            done.as_slice(),
+            [Action::Unplug { .. }, Action::Plug { .. }, Action::Report { state: PluggedState::Plugged(_), .. }]
+        ),
+        "{done:?}"
+    );
+}
+
+#[test]
 fn a_local_device_needs_no_port_and_no_call() {
     let mut seen = world(Source::Local { device: "stick".into() });
     seen.local.insert("stick".into(), ADDRESS);

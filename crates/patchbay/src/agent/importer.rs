@@ -164,6 +164,7 @@ async fn observe(
         local: inventory.devices.iter().filter(here).map(|(n, d)| (n.clone(), d.attributes.address)).collect(),
         attachments,
         machines,
+        moving: BTreeSet::new(),
         calls: steps.calls(),
         failures: failures.lock().unwrap_or_else(PoisonError::into_inner).current(now),
     }
