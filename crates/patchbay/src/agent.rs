@@ -8,6 +8,8 @@
 //!                          |       attachment pods of this node
 //!                          v
 //!   other agents --> exports --> usbip-host
+//!         |
+//!         +--------> moves of virtual machines <--> QEMU
 //! ```
 //!
 //! It decides nothing that needs another node's state: the planners of [`patchbay_core::importer`] and
@@ -21,6 +23,7 @@ mod exports;
 mod importer;
 mod inventory;
 mod machines;
+mod moves;
 mod pod_use;
 mod pods;
 mod records;
@@ -53,6 +56,7 @@ use containers::Containers;
 use exports::Exports;
 use inventory::Inventory;
 use machines::Machines;
+use moves::Moves;
 use records::Records;
 use steps::Steps;
 use upkeep::{InReach, Upkeep};
@@ -173,7 +177,11 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let listener = TcpListener::bind(probed).await.with_context(|| format!("the liveness probe's address {probed}"))?;
     tokio::spawn(liveness::serve(listener, plugin.probe()));
 
-    serve_exports(&node, &client, &root, &records, &inventory, &identity, &rescan, args.port).await?;
+    let pods_folder = args.kubelet.join("pods");
+    let moves = Moves::new(node.clone(), client.clone(), identity.clone(), args.port, pods_folder.clone());
+    let (moving_writer, moving) = watch::channel(None);
+    serve_exports(&node, &client, &root, &records, &inventory, &identity, &rescan, &moves, args.port).await?;
+    tokio::spawn(moves::run(moves, moving_writer));
 
     let steps = Arc::new(Steps {
         client: client.clone(),
@@ -190,7 +198,8 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let eyes = importer::Eyes {
         pods: pods::watch(client, &node, wake.clone()),
         journal: journal.watch(),
-        machines: Machines::new(args.kubelet.join("pods"), wake.clone()),
+        machines: Machines::new(pods_folder, wake.clone()),
+        moving,
         reach: reach_writer,
         held: held_writer,
         node,
@@ -221,6 +230,7 @@ async fn serve_exports(
     inventory: &watch::Receiver<Arc<Inventory>>,
     identity: &Identity,
     rescan: &Arc<Notify>,
+    moves: &Arc<Moves>,
     port: u16,
 ) -> anyhow::Result<()> {
     let (hang_up, ended) = HangUp::start()?;
@@ -230,6 +240,7 @@ async fn serve_exports(
         root: root.clone(),
         records: records.clone(),
         inventory: inventory.clone(),
+        moves: moves.clone(),
         hang_up,
         changed: watch::channel(0).0,
         held: Mutex::new(BTreeSet::new()),

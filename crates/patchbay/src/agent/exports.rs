@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use super::evidence;
 use super::inventory::Inventory;
+use super::moves::Moves;
 use super::records::{Export, Records};
 use super::steps::{blocking, chain};
 
@@ -49,6 +50,8 @@ pub(super) struct Exports {
     pub(super) records: Records,
     /// What the node has.
     pub(super) inventory: watch::Receiver<Arc<Inventory>>,
+    /// Takes virtual machines.
+    pub(super) moves: Arc<Moves>,
     /// Tells when a session ends.
     pub(super) hang_up: HangUp,
     /// Something has changed: whoever waits looks again.
@@ -127,7 +130,10 @@ impl Exports {
     async fn answer(&self, mut incoming: Incoming, number: u64) -> Result<(), LinkError> {
         let import = match incoming.request() {
             Asked::Import(import) => import,
-            Asked::Migrate(_) => return incoming.deny("this node takes no virtual machines").await,
+            Asked::Migrate(asked) => {
+                let asked = asked.clone();
+                return self.moves.answer(incoming, asked).await;
+            }
         };
         let request = Request {
             peer: NodeName::new(incoming.peer_node()),

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::enumeration::Enumeration;
 use super::inventory::Inventory;
 use super::machines::Machines;
+use super::moves::Moving;
 use super::pod_use::PodUse;
 use super::pods;
 use super::records::Records;
@@ -48,6 +49,8 @@ pub(super) struct Eyes {
     pub(super) records: Records,
     /// The monitors of virtual machines.
     pub(super) machines: Machines,
+    /// Virtual machines whose devices are to be left alone.
+    pub(super) moving: watch::Receiver<Moving>,
     /// Told how far the devices of ordinary pods are.
     pub(super) reach: watch::Sender<BTreeMap<Uid, Reach>>,
     /// Told what this node has not let go of; None before the first look.
@@ -90,7 +93,11 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
     let mut enumeration = Enumeration::default();
     // Nothing is decided before the pods and the devices of this node are known: an empty store would read as "nobody wants
     // anything", an empty inventory as "every device has vanished".
-    if eyes.pods.wait_until_ready().await.is_err() || eyes.inventory.changed().await.is_err() {
+    // And with moves unknown a device could come back into a machine that is on its way.
+    if eyes.pods.wait_until_ready().await.is_err()
+        || eyes.inventory.changed().await.is_err()
+        || eyes.moving.wait_for(Option::is_some).await.is_err()
+    {
         return;
     }
     loop {
@@ -112,6 +119,7 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
             () = wake.notified() => {}
             _ = eyes.inventory.changed() => {}
             _ = eyes.journal.changed() => {}
+            _ = eyes.moving.changed() => {}
             () = sleep_until(next.into_iter().flatten().min().unwrap_or(now + LOOK_AGAIN)) => {}
         }
     }
@@ -164,7 +172,7 @@ async fn observe(
         local: inventory.devices.iter().filter(here).map(|(n, d)| (n.clone(), d.attributes.address)).collect(),
         attachments,
         machines,
-        moving: BTreeSet::new(),
+        moving: eyes.moving.borrow_and_update().clone().unwrap_or_default(),
         calls: steps.calls(),
         failures: failures.lock().unwrap_or_else(PoisonError::into_inner).current(now),
     }

@@ -194,7 +194,7 @@ impl Steps {
 
     /// The call proper: ends with the home agent's grant and a socket that the kernel encrypts.
     async fn dial(&self, wanted: &Wanted<'_>) -> Result<(Granted, OwnedFd), String> {
-        let address = SocketAddr::new(self.address(wanted.home).await?, self.port);
+        let address = SocketAddr::new(address(&self.client, wanted.home).await?, self.port);
         let claim = Claim {
             namespace: wanted.claim.namespace.to_string(),
             name: wanted.claim.name.to_string(),
@@ -277,18 +277,6 @@ impl Steps {
         }
     }
 
-    /// The address of a node's agent: it uses the node's network.
-    async fn address(&self, node: &NodeName) -> Result<IpAddr, String> {
-        let nodes = Api::<Node>::all(self.client.clone());
-        let found = timeout(API, nodes.get(node.as_str())).await;
-        let found =
-            found.map_err(|_| "the API server does not answer".to_owned())?.map_err(|e| format!("node {node}: {e}"))?;
-        let addresses = found.status.and_then(|s| s.addresses).unwrap_or_default();
-        let internal = addresses.into_iter().find(|a| a.type_ == "InternalIP").map(|a| a.address);
-        let internal = internal.ok_or_else(|| format!("node {node} has no InternalIP address"))?;
-        internal.parse().map_err(|_| format!("node {node} has the odd address {internal:?}"))
-    }
-
     async fn report(&self, pod: &PodRef, state: &PluggedState) -> Result<(), String> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), pod.namespace.as_str());
         let now = jiff::Timestamp::now().as_second();
@@ -317,6 +305,21 @@ impl Steps {
         let records = self.records.clone();
         blocking(move || records.change(change).map_err(|e| format!("records: {e}"))).await
     }
+}
+
+/// The address of a node's agent: it uses the node's network.
+///
+/// # Errors
+/// In words for people.
+pub(super) async fn address(client: &Client, node: &NodeName) -> Result<IpAddr, String> {
+    let nodes = Api::<Node>::all(client.clone());
+    let found = timeout(API, nodes.get(node.as_str())).await;
+    let found =
+        found.map_err(|_| "the API server does not answer".to_owned())?.map_err(|e| format!("node {node}: {e}"))?;
+    let addresses = found.status.and_then(|s| s.addresses).unwrap_or_default();
+    let internal = addresses.into_iter().find(|a| a.type_ == "InternalIP").map(|a| a.address);
+    let internal = internal.ok_or_else(|| format!("node {node} has no InternalIP address"))?;
+    internal.parse().map_err(|_| format!("node {node} has the odd address {internal:?}"))
 }
 
 /// Runs what blocks where blocking is allowed.
