@@ -103,8 +103,10 @@ fn a_machine_moves_with_its_device_when_its_target_has_loaded_it() {
     assert_eq!(stage.attachments("blue").unwrap().len(), 2, "ports are held on the target");
     assert_eq!(status(&stage).phase.as_deref(), Some("Migrating"));
     say(&stage, POD, &to, &Report::Moving(Some(43)));
-    let message = is(&stage, "move", "InProgress", "MigrationRunning");
-    assert!(message.ends_with("43 % sent"), "{message}");
+    eventually("the operation to say how far the move is", || {
+        let message = is(&stage, "move", "InProgress", "MigrationRunning");
+        if message.ends_with("43 % sent") { Ok(()) } else { Err(message) }
+    });
     say(&stage, POD, &to, &Report::Paused);
     is(&stage, "move", "InProgress", "SourceSuspended");
     assert_eq!(decision(&stage), None);
