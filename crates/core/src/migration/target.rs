@@ -13,9 +13,8 @@ pub struct Target {
     pub marked: bool,
     /// What was said.
     pub reported: Option<Report>,
-    /// Whether this agent has had QEMU begin to load.
-    pub begun: bool,
-    /// QEMU could not be told to load, and why.
+    /// QEMU could not be told to load, or has ended since it was, and why. A QEMU that was told says so only when the first
+    /// bytes come.
     pub failed: Option<String>,
 }
 
@@ -73,15 +72,15 @@ fn load(seen: &Target) -> Option<Report> {
     if let Some(why) = &seen.failed {
         return Some(Report::Failed(why.clone()));
     }
-    let gone = || Some(Report::Failed("QEMU has ended while it loaded the virtual machine, or afterwards".to_owned()));
-    let expected = seen.begun || seen.reported == Some(Report::Loaded);
     match &seen.qemu {
         None => None,
         Some(Qemu { phase: Phase::Completed, guest: Guest::Paused, .. }) => {
             (seen.reported != Some(Report::Loaded)).then_some(Report::Loaded)
         }
         // A QEMU that knows of no migration is not the one that had it.
-        Some(Qemu { phase: Phase::None, .. }) if expected => gone(),
+        Some(Qemu { phase: Phase::None, .. }) if seen.reported == Some(Report::Loaded) => {
+            Some(Report::Failed("QEMU has ended after it had loaded the virtual machine".to_owned()))
+        }
         Some(Qemu { phase: Phase::Ended, error, .. }) => {
             let why = error.clone().unwrap_or_else(|| "QEMU could not load the virtual machine".to_owned());
             Some(Report::Failed(why))

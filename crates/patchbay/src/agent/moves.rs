@@ -57,10 +57,10 @@ pub(super) struct Moves {
 /// A machine that waits to be loaded, or is being loaded.
 #[derive(Clone, Default)]
 struct Load {
-    /// Its QEMU, when it answers.
-    monitor: Option<Monitor>,
-    /// A source has been accepted.
-    begun: bool,
+    /// Its QEMU, when it answers, and the number of the connection to it.
+    monitor: Option<(Monitor, u64)>,
+    /// A source has been accepted, for the QEMU at the other end of the connection of this number.
+    begun: Option<u64>,
     /// Loading could not begin, or has ended, and why.
     failed: Option<String>,
 }

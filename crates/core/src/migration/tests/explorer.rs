@@ -34,6 +34,9 @@ struct World {
     s: Side,
     memory: Memory,
     t: Side,
+    /// T's QEMU was given the connection.
+    given: bool,
+    /// T's agent knows that.
     begun: bool,
     failed: Option<String>,
     /// The connection holds.
@@ -51,6 +54,7 @@ impl World {
             s: side(Guest::Runs),
             memory: Memory::Nothing,
             t: side(Guest::Awaited),
+            given: false,
             begun: false,
             failed: None,
             link: false,
@@ -72,7 +76,6 @@ impl World {
             qemu: self.t.qemu(),
             marked: self.t.marked,
             reported: self.t.reported.clone(),
-            begun: self.begun,
             failed: self.failed.clone(),
         })
     }
@@ -117,7 +120,7 @@ impl World {
 
     /// The engine waits anew, or starts the machine if it has arrived.
     fn target_dies(&mut self) {
-        self.link = false;
+        (self.link, self.given) = (false, false);
         if self.begun {
             self.failed = Some("QEMU has ended".to_owned());
         }
@@ -135,10 +138,10 @@ impl World {
         };
         if self.memory == Memory::Calling {
             then(&|w| w.memory = Memory::Failed("denied".to_owned()));
-            if self.s.alive && self.t.alive && self.t.phase == Phase::None && self.decision.is_none() {
+            if self.s.alive && self.t.alive && !self.given && self.t.phase == Phase::None && self.decision.is_none() {
                 then(&|w| {
-                    (w.memory, w.begun, w.link) = (Memory::Begun, true, true);
-                    (w.s.phase, w.t.phase) = (Phase::Active, Phase::Active);
+                    (w.memory, w.given, w.begun, w.link) = (Memory::Begun, true, true, true);
+                    w.s.phase = Phase::Active;
                 });
             }
         }
@@ -158,6 +161,13 @@ impl World {
             }
         } else {
             then(&|w| w.s.alive = true);
+        }
+        if self.given && self.t.phase == Phase::None {
+            if self.link {
+                then(&|w| w.t.phase = Phase::Active);
+            } else {
+                then(&Self::target_dies);
+            }
         }
         if self.t.phase == Phase::Active {
             if self.all_sent {

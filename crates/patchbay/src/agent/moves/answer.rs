@@ -39,7 +39,7 @@ impl Moves {
         let deadline = Instant::now() + READY;
         let mut changed = self.changed.subscribe();
         let mut said = String::new();
-        let monitor = loop {
+        let (monitor, number) = loop {
             changed.borrow_and_update();
             let why = match self.judge(&request).await {
                 Ok(Verdict::Deny(reason)) => {
@@ -47,7 +47,7 @@ impl Moves {
                     return incoming.deny(&reason).await;
                 }
                 Ok(Verdict::Grant) => match self.ready(&request.target).await {
-                    Ok(monitor) => break monitor,
+                    Ok(found) => break found,
                     Err(why) => why,
                 },
                 Ok(Verdict::Wait(why)) | Err(why) => why,
@@ -66,7 +66,7 @@ impl Moves {
             }
         };
         // Of two callers that are both in the right, which there cannot be, one gets it.
-        if self.load(&request.target.uid, |load| std::mem::replace(&mut load.begun, true)) {
+        if self.load(&request.target.uid, |load| load.begun.replace(number)).is_some() {
             return incoming.deny(&format!("pod {} is loading already", request.target)).await;
         }
         let taken = self.take(incoming, &monitor, &request).await;
@@ -88,11 +88,11 @@ impl Moves {
     }
 
     /// The QEMU of a pod, if it waits for a machine.
-    async fn ready(&self, pod: &PodRef) -> Result<Monitor, String> {
+    async fn ready(&self, pod: &PodRef) -> Result<(Monitor, u64), String> {
         let monitor = self.load(&pod.uid, |load| load.monitor.clone());
-        let monitor = monitor.ok_or_else(|| format!("QEMU in pod {pod} does not answer"))?;
+        let (monitor, number) = monitor.ok_or_else(|| format!("QEMU in pod {pod} does not answer"))?;
         match timeout(API, qemu::look(&monitor)).await {
-            Ok(Ok(qemu)) if qemu.phase == Phase::None && qemu.guest == Guest::Awaited => Ok(monitor),
+            Ok(Ok(qemu)) if qemu.phase == Phase::None && qemu.guest == Guest::Awaited => Ok((monitor, number)),
             Ok(Ok(_)) => Err(format!("QEMU in pod {pod} does not wait for a virtual machine")),
             Ok(Err(error)) => Err(format!("QEMU in pod {pod} does not answer: {}", chain(&error))),
             Err(_) => Err(format!("QEMU in pod {pod} does not answer")),

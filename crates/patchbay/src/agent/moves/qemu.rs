@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_secs(4);
 pub(super) struct Connection {
     socket: PathBuf,
     open: Option<(Monitor, broadcast::Receiver<Event>)>,
+    /// How many connections there have been.
+    number: u64,
     /// Since when it has not answered.
     silent: Option<Instant>,
     /// It has answered once.
@@ -29,7 +31,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects when it is looked at. `folder` is the pod's.
     pub(super) fn new(folder: PathBuf) -> Self {
-        Self { socket: folder.join("migration.sock"), open: None, silent: None, met: false, gone: false }
+        Self { socket: folder.join("migration.sock"), open: None, number: 0, silent: None, met: false, gone: false }
     }
 
     /// What QEMU says; None when it does not answer.
@@ -61,6 +63,7 @@ impl Connection {
         }
         let monitor = Monitor::connect(&self.socket, PATIENCE).await?;
         let events = monitor.events();
+        self.number += 1;
         let (monitor, _) = self.open.insert((monitor, events));
         look(monitor).await
     }
@@ -69,6 +72,11 @@ impl Connection {
     pub(super) fn monitor(&self) -> Result<&Monitor, String> {
         let open = self.open.as_ref().map(|(monitor, _)| monitor);
         open.ok_or_else(|| "the virtual machine's monitor does not answer".to_owned())
+    }
+
+    /// The number of the connection, which changes when there is another one.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether QEMU has ended since it answered last.

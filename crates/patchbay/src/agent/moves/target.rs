@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use patchbay_api::{keys, migration as api};
-use patchbay_core::migration::{Decision, Pod as Machine, Report, Target, TargetStep, target};
+use patchbay_core::migration::{Decision, Phase, Pod as Machine, Report, Target, TargetStep, target};
 use patchbay_core::names::Uid;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -75,15 +75,17 @@ pub(super) async fn run(moves: &Arc<Moves>, uid: &Uid) {
         let (folder, pod) = (moves.folder.clone(), uid.clone());
         let marked = blocking(move || Ok(marks::is_there(&folder, &pod, ARRIVED))).await.unwrap_or(false);
         let state = qemu.look().await;
-        let (begun, failed) = moves.load(uid, |load| {
-            load.monitor = qemu.monitor().ok().cloned();
-            if load.begun && qemu.is_gone() && load.failed.is_none() {
+        let failed = moves.load(uid, |load| {
+            load.monitor = qemu.monitor().ok().cloned().map(|monitor| (monitor, qemu.number()));
+            let anew = state.as_ref().is_some_and(|state| state.phase == Phase::None);
+            let another = |begun| qemu.is_gone() || (qemu.number() != begun && anew);
+            if load.begun.is_some_and(another) && load.failed.is_none() {
                 load.failed = Some("QEMU has ended while it loaded the virtual machine, or afterwards".to_owned());
             }
-            (load.begun, load.failed.clone())
+            load.failed.clone()
         });
         let reported = said.or(machine.report());
-        let seen = Target { decision, qemu: state, marked, reported, begun, failed };
+        let seen = Target { decision, qemu: state, marked, reported, failed };
         let steps = target(&seen);
         if steps.is_empty() && seen.reported == Some(Report::Running) {
             return;
