@@ -6,6 +6,7 @@ mod attach;
 mod builder;
 mod devices;
 mod events;
+mod every_order;
 mod evictions;
 mod machines;
 mod moves;

@@ -17,6 +17,7 @@ use crate::speed::Speed;
 pub(super) const START: i64 = 1_000;
 
 /// A world under construction, and then in motion.
+#[derive(Clone)]
 pub(super) struct Builder {
     pub(super) world: World,
     /// Everything that was done, in order.
@@ -243,7 +244,8 @@ impl Builder {
         self.world.attachments.values_mut().filter(|a| a.node.as_str() == node).collect()
     }
 
-    fn perform(&mut self, action: Action) {
+    /// Carries out one action.
+    pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::CreateNodeDevice { name, status } => {
                 let uid = self.uid(name.as_str());
