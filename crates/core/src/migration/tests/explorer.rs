@@ -21,7 +21,7 @@ struct Side {
 
 impl Side {
     fn qemu(&self) -> Option<Qemu> {
-        self.alive.then(|| Qemu { phase: self.phase, guest: self.guest, ..QEMU })
+        self.alive.then_some(Qemu { phase: self.phase, guest: self.guest, ..QEMU })
     }
 
     fn runs(&self) -> bool {
