@@ -201,9 +201,12 @@ impl Pod {
         self.reported.as_ref().filter(|(to, _)| to == now).map(|(_, report)| report)
     }
 
-    /// Whether its machine may not be touched: it is about to move, and where it will run is not decided.
+    /// Whether its machine may not be touched: it is about to move and where it will run is not decided, or it has not arrived.
     pub fn is_moving(&self) -> bool {
-        self.to.is_some() && self.decision.is_none()
+        match self.to {
+            Some(_) => self.decision.is_none(),
+            None => self.from.is_some() && self.report() != Some(&Report::Running),
+        }
     }
 }
 

@@ -46,8 +46,6 @@ pub enum SourceStep {
     Mark,
     /// Take the mark back.
     Unmark,
-    /// Take the USB devices out of the paused guest.
-    SwitchOff,
     /// Have QEMU send the rest.
     Proceed,
     /// Have QEMU give up.
@@ -145,7 +143,7 @@ fn go(seen: &Source, steps: &mut Vec<SourceStep>) {
         }
         (Phase::PreSwitchover, _) => {
             mark(seen, steps);
-            steps.extend([SourceStep::SwitchOff, SourceStep::Proceed]);
+            steps.push(SourceStep::Proceed);
             pause(seen, steps);
         }
         (Phase::Device, _) => pause(seen, steps),

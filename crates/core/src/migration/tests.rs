@@ -60,7 +60,7 @@ fn how_much_is_sent_is_said_when_it_has_changed() {
 fn in_the_pause_the_mark_comes_first_then_the_devices_then_the_rest() {
     let reported = Some(Report::Moving(Some(99)));
     let paused = Source { qemu: qemu(Phase::PreSwitchover, Guest::Paused), reported, ..leaving() };
-    let rest = [SourceStep::SwitchOff, SourceStep::Proceed, SourceStep::Report(Report::Paused)];
+    let rest = [SourceStep::Proceed, SourceStep::Report(Report::Paused)];
     // Also after a restart.
     for memory in [Memory::Begun, Memory::Nothing] {
         let seen = Source { memory, ..paused.clone() };

@@ -2,13 +2,13 @@
 //!
 //! Of each plan any one action may be done next, so a controller that dies in between is among the orders.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::builder::{Builder, vm_pod, world};
 use crate::conditions::{GuestPort, PluggedState};
 use crate::controller::action::Action;
 use crate::controller::target_name;
-use crate::controller::world::{OperationKind, PodState, VmPod, World};
+use crate::controller::world::{OperationKind, PodState, VmPod};
 use crate::migration::{Decision, Report};
 use crate::names::{Namespace, PodName, Uid};
 
@@ -27,8 +27,6 @@ struct Moment {
     accidents: u8,
 }
 
-type Key = (World, Vec<Guest>, u8);
-
 impl Moment {
     fn begin(accidents: u8) -> Self {
         let it = world().node("node-1").node("node-2").node("node-3").device("stick", "node-1");
@@ -38,8 +36,9 @@ impl Moment {
         Self { it, guests, accidents }
     }
 
-    fn key(&self) -> Key {
-        (self.it.world.clone(), self.guests.clone(), self.accidents)
+    /// The same for the same moments, and for no others.
+    fn key(&self) -> String {
+        format!("{:?}", (&self.it.world, &self.guests, self.accidents))
     }
 
     fn pods(&self) -> Vec<((Namespace, PodName), VmPod)> {
@@ -222,7 +221,7 @@ impl Moment {
 fn explore(accidents: u8) -> (usize, usize) {
     let begin = Moment::begin(accidents);
     let name = target_name(&"vm-a".into(), &begin.it.world.operations[&("blue".into(), "op".into())].uid);
-    let (mut seen, mut rests) = (HashSet::<Key>::from([begin.key()]), 0);
+    let (mut seen, mut rests) = (BTreeSet::from([begin.key()]), 0);
     let mut left = vec![begin];
     while let Some(moment) = left.pop() {
         let quiet = Moment { accidents: 0, ..moment.clone() };

@@ -86,7 +86,6 @@ impl World {
             SourceStep::HangUp => self.memory = Memory::Failed("given up".to_owned()),
             SourceStep::Mark => self.s.marked = true,
             SourceStep::Unmark => self.s.marked = false,
-            SourceStep::SwitchOff => {}
             SourceStep::Proceed => self.s.phase = Phase::Device,
             SourceStep::Cancel => {
                 self.link = false;

@@ -9,8 +9,8 @@ use kube::Api;
 use patchbay_api::migration as api;
 use patchbay_core::migration::{Decision, Destination, Guest, Memory, Report, Source, SourceStep, source};
 use patchbay_core::names::{PodRef, Uid};
-use patchbay_link::{LinkError, Migrate, Pod as Named, migrate};
-use patchbay_qmp::{Monitor, migration};
+use patchbay_link::{Device, LinkError, Migrate, Pod as Named, migrate};
+use patchbay_qmp::{Monitor, migration, usb};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -157,13 +157,6 @@ impl Going<'_> {
             }
             SourceStep::Mark => blocking(move || marks::write(&folder, &uid, LEFT)).await,
             SourceStep::Unmark => blocking(move || marks::remove(&folder, &uid, LEFT)).await,
-            SourceStep::SwitchOff => {
-                let names = migration::switch_off(self.qemu.monitor()?).await.map_err(words)?;
-                if !names.is_empty() {
-                    tracing::info!(pod = %self.pod, devices = names.join(", "), "devices switched off for the move");
-                }
-                Ok(())
-            }
             SourceStep::Proceed => migration::proceed(self.qemu.monitor()?).await.map_err(words),
             SourceStep::Cancel => migration::cancel(self.qemu.monitor()?).await.map_err(words),
             SourceStep::Pause => self.qemu.monitor()?.stop().await.map_err(words),
@@ -209,6 +202,7 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
         namespace: pod.namespace.to_string(),
         source: named(pod.name.as_str(), &pod.uid),
         target: named(to.name.as_str(), &to.uid),
+        devices: devices(monitor).await?,
     };
     let waits = |reason: String| tracing::debug!(%pod, %node, reason, "the other agent lets the move wait");
     let socket = migrate(peer, node.as_str(), &moves.identity, request, waits).await.map_err(|error| match error {
@@ -219,4 +213,12 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
     migration::send(monitor, socket).await.map_err(|error| format!("QEMU does not send: {}", chain(&error)))?;
     tracing::info!(%pod, to = %to.name, %node, "sending the virtual machine");
     Ok(())
+}
+
+/// What is plugged into the machine.
+async fn devices(monitor: &Monitor) -> Result<Vec<Device>, String> {
+    let plugged = timeout(API, usb::plugged(monitor)).await;
+    let plugged = plugged.map_err(|_| "QEMU does not say what is plugged in".to_owned())?;
+    let plugged = plugged.map_err(|error| format!("QEMU does not say what is plugged in: {}", chain(&error)))?;
+    Ok(plugged.into_iter().map(|usb| Device { name: usb.name, bus: usb.bus, port: usb.port }).collect())
 }
