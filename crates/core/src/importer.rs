@@ -38,7 +38,7 @@ pub struct Observed {
     /// Virtual machines of this node whose monitor answers, by the uid of their pod.
     pub machines: BTreeMap<Uid, Vec<Plugged>>,
     /// Machines that are about to move, or to stay after all: what is in them stays as it is. QEMU would refuse to add or delete
-    /// devices, and what is sent of a machine has to fit what the other side has prepared.
+    /// devices, and those that were taken out for the move must not come back before it is known where to.
     pub moving: BTreeSet<Uid>,
     /// Calls to home agents that are under way, by the uid of the attachment pod or of the pod's claim; with the home agent's
     /// last word.

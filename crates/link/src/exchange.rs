@@ -57,19 +57,6 @@ pub struct Migrate {
     pub source: Pod,
     /// The pod it is to run in.
     pub target: Pod,
-    /// Its USB devices. QEMU at the target has to have devices of the same names in the same places.
-    pub devices: Vec<Device>,
-}
-
-/// A USB device of a virtual machine that moves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// Its name.
-    pub name: String,
-    /// QEMU's number of the guest's USB bus.
-    pub bus: u32,
-    /// The port on that bus.
-    pub port: String,
 }
 
 /// What a caller asks for.
@@ -237,12 +224,7 @@ mod tests {
 
     fn migrate() -> Migrate {
         let pod = |name: &str, uid: &str| Pod { name: name.into(), uid: uid.into() };
-        Migrate {
-            namespace: "ns".into(),
-            source: pod("vm-a", "1"),
-            target: pod("vm-a-x", "2"),
-            devices: vec![Device { name: "stick".into(), bus: 0, port: "3".into() }],
-        }
+        Migrate { namespace: "ns".into(), source: pod("vm-a", "1"), target: pod("vm-a-x", "2") }
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ mod scenarios;
 
 pub use call::{call, migrate};
 pub use error::LinkError;
-pub use exchange::{Claim, Device, Granted, Import, Migrate, Pod, Request};
+pub use exchange::{Claim, Granted, Import, Migrate, Pod, Request};
 pub use identity::{Identity, IdentityError, NODE_SUFFIX};
 pub use incoming::Incoming;
 pub use ktls::{KernelTlsError, probe};

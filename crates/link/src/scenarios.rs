@@ -31,12 +31,7 @@ pub(crate) fn import() -> Import {
 
 pub(crate) fn move_of_vm() -> Migrate {
     let pod = |name: &str, uid: &str| Pod { name: name.into(), uid: uid.into() };
-    Migrate {
-        namespace: "my-project".into(),
-        source: pod("vm-linux", "5"),
-        target: pod("vm-linux-k3f9a", "6"),
-        devices: vec![crate::Device { name: "stick".into(), bus: 0, port: "3".into() }],
-    }
+    Migrate { namespace: "my-project".into(), source: pod("vm-linux", "5"), target: pod("vm-linux-k3f9a", "6") }
 }
 
 pub(crate) fn granted() -> Granted {

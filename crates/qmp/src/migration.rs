@@ -8,7 +8,7 @@
 //!   cancel(), or a failure of either side:  cancelled or failed; the guest runs on at the source
 //! ```
 //!
-//! Three facts about QEMU 7.2 that callers have to know:
+//! Four facts about QEMU 7.2 that callers have to know:
 //! * On its way back from a failure or a cancel QEMU resumes the guest by itself. It does so only if it could not write the
 //!   whole of the stream, and then the target has not loaded it, provided that nothing follows the guest's state in the
 //!   stream: both machines have to be started with `suppress-vmdesc=on`.
@@ -16,6 +16,8 @@
 //! * `device_del` is refused from `setup` on. [`switch_off`] takes USB devices out all the same: they are not in the stream,
 //!   and the guest finds their ports empty when it goes on. On the source such a device stays behind, dead, and cannot be
 //!   deleted; [`usb::plug`](crate::usb::plug) brings it to life again.
+//! * A guest that has a device in use when it is switched off may crash at the target: QEMU forgets what its controller had under
+//!   way there. So devices are better taken out before, while the guest can let go of them.
 //!
 //! QEMU sets the socket it is given to blocking or not as it needs; that is a property of the connection, so nobody else may
 //! use it any more.

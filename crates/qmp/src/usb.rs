@@ -17,7 +17,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::QmpError;
 use crate::monitor::{FdSet, FdSetInfo, Monitor};
@@ -99,20 +99,6 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
     }
     // QEMU says yes only after it has opened the device and put it on its port.
     Ok(Plugged { name: name.to_owned(), tag: tag.to_owned(), bus, port: port.to_string(), attached: true })
-}
-
-/// Puts a device without anything behind it where a QEMU that is to take a guest has to have one: QEMU sends devices with the
-/// guest, by id and place. As soon as the guest is there QEMU has it see an unplug; [`plug`] and [`unplug`] take what is left
-/// for what an earlier attempt has left.
-///
-/// Without it QEMU 7.2 forgets what its controller had under way for the device, and a guest of Linux 6.1 crashes.
-///
-/// # Errors
-/// [`QmpError::BadName`] or what the monitor says.
-pub async fn stand_in(monitor: &Monitor, name: &str, bus: u32, port: &str) -> Result<(), QmpError> {
-    // A place on the node where nothing can be: bus numbers go up to 255, and the pod sees no device in any case.
-    let nothing = json!({"bus": bus_id(bus), "port": port, "hostbus": 255, "hostport": "9.9"});
-    monitor.device_add("usb-host", &id(name)?, nothing).await
 }
 
 /// Takes a device from the guest and the descriptor from QEMU, each if it is there.

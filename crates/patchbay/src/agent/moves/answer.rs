@@ -8,8 +8,8 @@ use patchbay_api::migration as api;
 use patchbay_core::home::Verdict;
 use patchbay_core::migration::{Guest, Phase, Pod as Machine, Request, authorise};
 use patchbay_core::names::{Namespace, NodeName, PodName, PodRef, Uid};
-use patchbay_link::{Device, Incoming, LinkError, Migrate};
-use patchbay_qmp::{Monitor, migration, usb};
+use patchbay_link::{Incoming, LinkError, Migrate};
+use patchbay_qmp::{Monitor, migration};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Moves;
@@ -69,7 +69,7 @@ impl Moves {
         if self.load(&request.target.uid, |load| load.begun.replace(number)).is_some() {
             return incoming.deny(&format!("pod {} is loading already", request.target)).await;
         }
-        let taken = self.take(incoming, &monitor, &request, &asked.devices).await;
+        let taken = self.take(incoming, &monitor, &request).await;
         if let Err(why) = &taken {
             tracing::warn!(pod = %request.target, why, "the virtual machine is not loaded");
             self.load(&request.target.uid, |load| load.failed = Some(why.clone()));
@@ -78,18 +78,8 @@ impl Moves {
         Ok(())
     }
 
-    /// Prepares QEMU for the devices, accepts, and gives the connection to QEMU.
-    async fn take(
-        &self,
-        incoming: Incoming,
-        monitor: &Monitor,
-        request: &Request,
-        devices: &[Device],
-    ) -> Result<(), String> {
-        for Device { name, bus, port } in devices {
-            let stand_in = usb::stand_in(monitor, name, *bus, port).await;
-            stand_in.map_err(|error| format!("QEMU is not prepared for USB device {name}: {}", chain(&error)))?;
-        }
+    /// Accepts, and gives the connection to QEMU.
+    async fn take(&self, incoming: Incoming, monitor: &Monitor, request: &Request) -> Result<(), String> {
         let session = incoming.accept().await.map_err(|error| chain(&error))?;
         let socket = blocking(move || session.into_kernel().map_err(|error| chain(&error))).await?;
         migration::receive(monitor, socket).await.map_err(|error| format!("QEMU does not load: {}", chain(&error)))?;

@@ -9,8 +9,8 @@ use kube::Api;
 use patchbay_api::migration as api;
 use patchbay_core::migration::{Decision, Destination, Guest, Memory, Report, Source, SourceStep, source};
 use patchbay_core::names::{PodRef, Uid};
-use patchbay_link::{Device, LinkError, Migrate, Pod as Named, migrate};
-use patchbay_qmp::{Monitor, migration, usb};
+use patchbay_link::{LinkError, Migrate, Pod as Named, migrate};
+use patchbay_qmp::{Monitor, QmpError, migration, usb};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +27,8 @@ const API: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(40);
 /// A QEMU that has not answered for so long will not.
 const SILENT: Duration = Duration::from_secs(10);
+/// How long a guest that runs may need to let go of a USB device that is gone.
+const LET_GO: Duration = Duration::from_secs(1);
 /// The net under the events.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -202,7 +204,6 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
         namespace: pod.namespace.to_string(),
         source: named(pod.name.as_str(), &pod.uid),
         target: named(to.name.as_str(), &to.uid),
-        devices: devices(monitor).await?,
     };
     let waits = |reason: String| tracing::debug!(%pod, %node, reason, "the other agent lets the move wait");
     let socket = migrate(peer, node.as_str(), &moves.identity, request, waits).await.map_err(|error| match error {
@@ -210,15 +211,24 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
         LinkError::Denied { .. } => chain(&error),
         _ => format!("the agent of node {node} cannot be called: {}", chain(&error)),
     })?;
+    take_out(monitor, pod).await.map_err(|error| format!("USB devices cannot be taken out: {}", chain(&error)))?;
     migration::send(monitor, socket).await.map_err(|error| format!("QEMU does not send: {}", chain(&error)))?;
     tracing::info!(%pod, to = %to.name, %node, "sending the virtual machine");
     Ok(())
 }
 
-/// What is plugged into the machine.
-async fn devices(monitor: &Monitor) -> Result<Vec<Device>, String> {
-    let plugged = timeout(API, usb::plugged(monitor)).await;
-    let plugged = plugged.map_err(|_| "QEMU does not say what is plugged in".to_owned())?;
-    let plugged = plugged.map_err(|error| format!("QEMU does not say what is plugged in: {}", chain(&error)))?;
-    Ok(plugged.into_iter().map(|usb| Device { name: usb.name, bus: usb.bus, port: usb.port }).collect())
+/// Takes the USB devices out of a machine whose guest runs.
+///
+/// QEMU 7.2 does not send a device's place in the guest so that the guest could go on with it, or find it gone, somewhere else.
+async fn take_out(monitor: &Monitor, pod: &PodRef) -> Result<(), QmpError> {
+    let plugged = usb::plugged(monitor).await?;
+    for device in &plugged {
+        usb::unplug(monitor, &device.name).await?;
+        tracing::info!(%pod, device = device.name, "taken out for the move");
+    }
+    if !plugged.is_empty() {
+        // Nobody tells when the guest has let go of them, and a guest that is sent before that may crash.
+        sleep(LET_GO).await;
+    }
+    Ok(())
 }
