@@ -205,7 +205,7 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "metadata": {"name": "node-1-a-0", "uid": "1", "resourceVersion": version.to_string()},
             "spec": {
-                "driver": "usb.example.com",
+                "driver": "driver.example.com",
                 "nodeName": "node-1",
                 "pool": {"name": "node-1", "generation": 1, "resourceSliceCount": 1},
             },
@@ -215,7 +215,7 @@ mod tests {
 
     /// Knows the slice and has deleted it, ahead of the watch.
     fn ahead() -> Observed {
-        let mut observed = Observed::new(Publishing { driver: "usb.example.com".into(), node: "node-1".into() });
+        let mut observed = Observed::new(Publishing { driver: "driver.example.com".into(), node: "node-1".into() });
         observed.set_pools(BTreeSet::from(["node-1".to_owned()]));
         for event in [Event::Init, Event::InitApply(slice(1)), Event::InitDone] {
             observed.event(event);
