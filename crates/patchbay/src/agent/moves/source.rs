@@ -106,16 +106,24 @@ impl Going<'_> {
     async fn look(&mut self, decision: Option<Decision>, known: Option<&Report>) -> Source {
         let (folder, uid) = (self.moves.folder.clone(), self.pod.uid.clone());
         let marked = blocking(move || Ok(marks::is_there(&folder, &uid, LEFT))).await.unwrap_or(false);
+        // Before QEMU is asked: what it says may be from before it was told to send.
+        let mut memory = self.memory();
         let qemu = self.qemu.look().await;
-        let memory = self.memory();
         // A call has an end of its own.
-        if self.qemu.is_gone() && memory == Memory::Begun {
-            self.remember(Memory::Failed("QEMU has ended while the virtual machine was being sent".to_owned()));
+        let failed = if self.qemu.is_gone() && memory == Memory::Begun {
+            Some("QEMU has ended while the virtual machine was being sent")
         } else if self.qemu.silence() >= SILENT && memory != Memory::Calling && decision.is_none() {
-            let why = "the virtual machine's monitor for moves does not answer; was the machine started before the last update of Patchbay? Then restart it";
-            self.remember(Memory::Failed(why.to_owned()));
+            Some(
+                "the virtual machine's monitor for moves does not answer; was the machine started before the last update of Patchbay? Then restart it",
+            )
+        } else {
+            None
+        };
+        if let Some(why) = failed {
+            memory = Memory::Failed(why.to_owned());
+            self.remember(memory.clone());
         }
-        let (to, reported, memory) = (self.to.clone(), self.said.or(known), self.memory());
+        let (to, reported) = (self.to.clone(), self.said.or(known));
         Source { to, decision, qemu, marked, reported, memory }
     }
 
