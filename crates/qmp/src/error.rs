@@ -69,9 +69,6 @@ pub enum QmpError {
     /// All ports of the guest's USB controllers are taken.
     #[error("the virtual machine has no free USB port: take another device from it first")]
     NoFreePort,
-    /// The device was switched off so that the guest can be moved, and the guest does not run.
-    #[error("the virtual machine is being moved: its devices come back when it runs")]
-    Moving,
     /// The name cannot be part of a QEMU id.
     #[error("{name:?} is not a device name (up to 63 of a-z, 0-9 and '-', no '-' at either end)")]
     BadName {

@@ -1,6 +1,5 @@
 //! A monitor for tests: a server on a real socket whose answers the test decides.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, IoSliceMut, Read, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -124,10 +123,6 @@ pub(crate) struct FakeQemu {
     pub(crate) arrived: Vec<u64>,
     /// Commands that changed something.
     pub(crate) log: Vec<String>,
-    /// Ids of devices that were switched off, and since then told to have these properties.
-    pub(crate) dead: BTreeMap<String, Vec<(String, Value)>>,
-    /// The guest is paused.
-    pub(crate) paused: bool,
     /// Refuse the next `device_add`.
     pub(crate) refuse_add: bool,
 }
@@ -143,7 +138,7 @@ impl FakeQemu {
 
     fn answer(&mut self, execute: &str, arguments: &Value, descriptor: Option<OwnedFd>) -> Vec<String> {
         let text = |field: &str| arguments[field].as_str().unwrap_or_default().to_owned();
-        if matches!(execute, "add-fd" | "remove-fd" | "device_add" | "device_del" | "qom-set") {
+        if matches!(execute, "add-fd" | "remove-fd" | "device_add" | "device_del") {
             self.log.push(execute.to_owned());
         }
         match execute {
@@ -177,9 +172,6 @@ impl FakeQemu {
                 self.devices.push((text("id"), set, true));
                 vec![done(&json!({}))]
             }
-            "device_del" if self.dead.contains_key(&text("id")) => {
-                vec![refused("GenericError", "Device is already in the process of unplug")]
-            }
             "device_del" => {
                 let before = self.devices.len();
                 self.devices.retain(|(id, ..)| *id != text("id"));
@@ -198,36 +190,14 @@ impl FakeQemu {
                 let Some((_, set, attached)) = self.devices.iter().find(|(there, ..)| there == id) else {
                     return vec![refused("DeviceNotFound", "no such device")];
                 };
-                let dead = self.dead.contains_key(id);
                 vec![match text("property").as_str() {
-                    "attached" => done(&json!(*attached && !dead)),
-                    "realized" => done(&json!(!dead)),
-                    "parent_bus" => done(&json!("/machine/peripheral/usb1/usb1.0")),
+                    "attached" => done(&json!(attached)),
                     _ => done(&json!(format!("/dev/fdset/{set}"))),
                 }]
             }
-            "qom-set" => {
-                let path = text("path");
-                let id = path.strip_prefix("/machine/peripheral/").unwrap();
-                let Some(told) = self.dead.get_mut(id) else {
-                    return vec![refused("GenericError", "it is realized")];
-                };
-                told.push((text("property"), arguments["value"].clone()));
-                if text("property") == "realized" {
-                    let told = self.dead.remove(id).unwrap();
-                    let value = |name: &str| told.iter().rfind(|(property, _)| property == name).unwrap().1.clone();
-                    self.port = value("port").as_str().unwrap().to_owned();
-                    let set =
-                        value("hostdevice").as_str().unwrap().strip_prefix("/dev/fdset/").unwrap().parse().unwrap();
-                    self.devices.iter_mut().find(|(there, ..)| there == id).unwrap().1 = set;
-                }
-                vec![done(&json!({}))]
-            }
-            "query-status" => vec![done(&json!({"running": !self.paused, "status": ""}))],
             "human-monitor-command" => {
                 let port = |id: &str| if id == "usb-stick" && !self.port.is_empty() { &self.port } else { "1" };
-                let alive = self.devices.iter().filter(|(id, ..)| !self.dead.contains_key(id));
-                let lines = alive.enumerate().map(|(n, (id, ..))| {
+                let lines = self.devices.iter().enumerate().map(|(n, (id, ..))| {
                     format!("  Device 0.{n}, Port {}, Speed 5000 Mb/s, Product Stick, ID: {id}\r\n", port(id))
                 });
                 vec![done(&json!(lines.collect::<String>()))]

@@ -244,36 +244,6 @@ async fn every_combination_of_leftovers_is_cleaned_by_plug_and_by_unplug() {
 }
 
 #[tokio::test]
-async fn a_dead_device_is_shown_until_its_descriptor_is_back_and_its_id_is_used_again() {
-    let note = "patchbay:stick:005-002".to_owned();
-    let dead = || FakeQemu {
-        devices: vec![("usb-stick".into(), 3, true)],
-        sets: vec![(3, note.clone())],
-        dead: [("usb-stick".to_owned(), Vec::new())].into(),
-        ..FakeQemu::default()
-    };
-    let (state, monitor, file, _fake) = qemu(dead()).await;
-    let shown = usb::plugged(&monitor).await.unwrap();
-    assert_eq!(shown.iter().map(|p| (p.name.as_str(), p.attached)).collect::<Vec<_>>(), [("stick", false)]);
-    state.lock().unwrap().paused = true;
-    assert_eq!(usb::plugged(&monitor).await.unwrap(), [], "a paused QEMU would show it for ever");
-    let early = usb::plug(&monitor, "stick", file.as_fd(), "005-003").await;
-    assert!(matches!(early, Err(QmpError::Moving)), "{early:?}");
-    state.lock().unwrap().paused = false;
-    usb::unplug(&monitor, "stick").await.unwrap();
-    assert_eq!(usb::plugged(&monitor).await.unwrap(), []);
-    assert_eq!(state.lock().unwrap().log, ["remove-fd"]);
-    let got = usb::plug(&monitor, "stick", file.as_fd(), "005-003").await.unwrap();
-    assert_eq!((got.bus, got.port.as_str(), got.attached), (1, "1", true));
-    assert_eq!(state.lock().unwrap().log[1..], ["add-fd", "qom-set", "qom-set", "qom-set"]);
-    // Over leftovers too.
-    let (state, monitor, file, _fake) = qemu(dead()).await;
-    usb::plug(&monitor, "stick", file.as_fd(), "005-003").await.unwrap();
-    assert_eq!(usb::plugged(&monitor).await.unwrap()[0].tag, "005-003");
-    assert_eq!(state.lock().unwrap().sets.len(), 1);
-}
-
-#[tokio::test]
 async fn what_belongs_to_other_devices_and_other_people_is_left_alone() {
     let others = FakeQemu {
         sets: vec![(1, "patchbay:stick2:005-009".into()), (2, "libvirt".into()), (7, "patchbay:stick".into())],

@@ -13,11 +13,9 @@
 //!   whole of the stream, and then the target has not loaded it, provided that nothing follows the guest's state in the
 //!   stream: both machines have to be started with `suppress-vmdesc=on`.
 //! * A target whose stream breaks ends with code 1. A target that was told `cont` too early starts the guest by itself.
-//! * `device_del` is refused from `setup` on. [`switch_off`] takes USB devices out all the same: they are not in the stream,
-//!   and the guest finds their ports empty when it goes on. On the source such a device stays behind, dead, and cannot be
-//!   deleted; [`usb::plug`](crate::usb::plug) brings it to life again.
-//! * A guest that has a device in use when it is switched off may crash at the target: QEMU forgets what its controller had under
-//!   way there. So devices are better taken out before, while the guest can let go of them.
+//! * `device_del` is refused from `setup` on. A device that is unrealized then is not sent, but the controller at the target
+//!   forgets what it had under way for it, and a guest that goes on there may crash. So devices have to be taken out before, while
+//!   the guest can let go of them.
 //!
 //! QEMU sets the socket it is given to blocking or not as it needs; that is a property of the connection, so nobody else may
 //! use it any more.
@@ -28,7 +26,6 @@ use serde_json::{Value, json};
 
 use crate::QmpError;
 use crate::monitor::Monitor;
-use crate::usb;
 
 /// Name of the socket inside QEMU.
 const SOCKET: &str = "patchbay-migration";
@@ -173,23 +170,6 @@ pub async fn cancel(monitor: &Monitor) -> Result<(), QmpError> {
 /// What the monitor says.
 pub async fn progress(monitor: &Monitor) -> Result<Progress, QmpError> {
     Ok(Progress::parse(&monitor.ask("query-migrate", json!({}), None).await?))
-}
-
-/// Takes all USB devices that were plugged by us out of a guest that is being moved; returns their names. Those that are out
-/// are left alone.
-///
-/// # Errors
-/// What the monitor says.
-pub async fn switch_off(monitor: &Monitor) -> Result<Vec<String>, QmpError> {
-    let mut names = Vec::new();
-    for id in monitor.peripherals().await? {
-        let Some(name) = usb::name_of(&id) else { continue };
-        if monitor.property(&id, "realized").await? == Some(Value::Bool(true)) {
-            monitor.set_property(&id, "realized", json!(false)).await?;
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
 }
 
 async fn set_capabilities(monitor: &Monitor, on: &[&str]) -> Result<(), QmpError> {

@@ -226,12 +226,6 @@ impl Monitor {
         }
     }
 
-    /// Sets a property of a device.
-    pub(crate) async fn set_property(&self, id: &str, property: &str, value: Value) -> Result<(), QmpError> {
-        let path = format!("{PERIPHERALS}/{id}");
-        self.execute("qom-set", json!({"path": path, "property": property, "value": value}), None).await.map(drop)
-    }
-
     /// The USB devices of the guest and where it sees them.
     ///
     /// # Errors

@@ -121,7 +121,7 @@ async fn devices_come_and_go_and_are_seen_where_they_are() {
 async fn sixteen_devices_have_a_port_of_their_own_and_none_is_behind_a_hub() {
     let qemu = Qemu::start().await;
     for number in 0..16 {
-        let (bus, port) = usb::free_port(&qemu.monitor.usb_topology().await.unwrap(), 0, None).unwrap();
+        let (bus, port) = usb::free_port(&qemu.monitor.usb_topology().await.unwrap(), 0).unwrap();
         let place = json!({"bus": bus_id(bus), "port": port.to_string()});
         qemu.monitor.device_add("usb-kbd", &format!("usb-{number}"), place).await.unwrap();
     }

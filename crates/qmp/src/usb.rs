@@ -10,10 +10,6 @@
 //! device is enumerated: it tells whether the guest has the device that is there now or one that is gone.
 //!
 //! A crash between any two steps leaves one without the other; [`plug`] and [`unplug`] clean up either.
-//!
-//! A device that was switched off for a migration that came to nothing is dead: QEMU 7.2 has it still, but neither the guest
-//! nor `device_del` does. It is shown as long as it has a descriptor; when that is taken back, nothing but its id is left, and
-//! that is used again when a device of its name comes.
 
 use std::os::fd::BorrowedFd;
 
@@ -58,39 +54,26 @@ pub struct Plugged {
 /// reached by QEMU already, nothing is touched.
 ///
 /// # Errors
-/// [`QmpError::BadName`], [`QmpError::BadTag`], [`QmpError::NoFreePort`], [`QmpError::Moving`], or what the monitor says; then the descriptor is
+/// [`QmpError::BadName`], [`QmpError::BadTag`], [`QmpError::NoFreePort`], or what the monitor says; then the descriptor is
 /// taken back, unless the connection is lost meanwhile. (QEMU 7.2 keeps a copy of its own when the device itself refuses to
 /// be opened.)
 pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &str) -> Result<Plugged, QmpError> {
     let id = id(name)?;
     let number = number(tag)?;
     let there = monitor.peripherals().await?.contains(&id);
-    let mut dead = None;
     let mut view = View::of(monitor).await?;
     if there {
         let plugged = view.read(monitor, &id).await?;
         if plugged.tag == tag && plugged.attached {
             return Ok(plugged);
         }
-        if is_dead(monitor, &id).await? {
-            // It would be part of the guest's state again, which may be on its way or gone.
-            if !monitor.query_status().await?.running {
-                return Err(QmpError::Moving);
-            }
-            dead = Some(bus_of(monitor, &id).await?);
-        } else {
-            monitor.device_del(&id).await?;
-        }
+        monitor.device_del(&id).await?;
         view.topology.retain(|usb| usb.id.as_ref() != Some(&id));
     }
     view.remove_sets(monitor, name).await?;
-    let (bus, port) = free_port(&view.topology, number, dead).ok_or(QmpError::NoFreePort)?;
+    let (bus, port) = free_port(&view.topology, number).ok_or(QmpError::NoFreePort)?;
     let set = monitor.add_fd(device, &format!("{NOTE}{name}:{tag}")).await?;
-    let added = match dead {
-        None => monitor.device_add_usb_host(&id, &bus_id(bus), set, &port.to_string()).await,
-        Some(_) => revive(monitor, &id, set, port).await,
-    };
-    if let Err(error) = added {
+    if let Err(error) = monitor.device_add_usb_host(&id, &bus_id(bus), set, &port.to_string()).await {
         // The first error is the one worth telling; a set that stays is cleaned by the next plug or unplug.
         if let Err(second) = monitor.remove_fd(set).await {
             tracing::debug!(device = name, error = %second, "descriptor not taken back from QEMU");
@@ -106,54 +89,27 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
 /// # Errors
 /// [`QmpError::BadName`] or what the monitor says.
 pub async fn unplug(monitor: &Monitor, name: &str) -> Result<(), QmpError> {
-    let id = id(name)?;
-    if !is_dead(monitor, &id).await? {
-        monitor.device_del(&id).await?;
-    }
+    monitor.device_del(&id(name)?).await?;
     let sets = monitor.query_fdsets().await?;
     View { sets, topology: Vec::new() }.remove_sets(monitor, name).await
 }
 
-/// All devices that are plugged, in the order of their names. Those that were switched off for a migration are shown, as not
-/// attached, while they have a descriptor and the guest runs: a paused QEMU goes on listing descriptors it has closed.
+/// All devices that are plugged, in the order of their names.
 ///
 /// # Errors
 /// What the monitor says.
 pub async fn plugged(monitor: &Monitor) -> Result<Vec<Plugged>, QmpError> {
     let mut ids = monitor.peripherals().await?;
-    ids.retain(|peripheral| name_of(peripheral).is_some());
+    ids.retain(|peripheral| peripheral.strip_prefix(ID).is_some_and(|name| id(name).is_ok()));
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let view = View::of(monitor).await?;
     let mut all = Vec::new();
     for id in ids {
-        let device = view.read(monitor, &id).await?;
-        if device.attached || !is_dead(monitor, &id).await? || view.shows_dead(monitor, &device.name).await? {
-            all.push(device);
-        }
+        all.push(view.read(monitor, &id).await?);
     }
     Ok(all)
-}
-
-/// Whether a device is one that was switched off.
-async fn is_dead(monitor: &Monitor, id: &str) -> Result<bool, QmpError> {
-    Ok(monitor.property(id, "realized").await? == Some(Value::Bool(false)))
-}
-
-/// The bus of a device, which it keeps even when it is dead.
-async fn bus_of(monitor: &Monitor, id: &str) -> Result<u32, QmpError> {
-    let path = monitor.property(id, "parent_bus").await?;
-    let bus = path.as_ref().and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
-    let number = bus.and_then(|bus| (0..BUSES).find(|number| bus_id(*number) == bus));
-    number.ok_or_else(|| QmpError::Nonsense { command: "qom-get", what: format!("{id} is on bus {path:?}") })
-}
-
-/// Makes a device of a dead one: with another descriptor, at another port of its bus.
-async fn revive(monitor: &Monitor, id: &str, set: FdSet, port: u32) -> Result<(), QmpError> {
-    monitor.set_property(id, "port", port.to_string().into()).await?;
-    monitor.set_property(id, "hostdevice", format!("/dev/fdset/{}", set.0).into()).await?;
-    monitor.set_property(id, "realized", true.into()).await
 }
 
 /// What QEMU says of all devices at once.
@@ -179,12 +135,6 @@ impl View {
         Ok(Plugged { name, tag, bus, port, attached })
     }
 
-    /// Whether a dead device of this name has anything left to be taken back.
-    async fn shows_dead(&self, monitor: &Monitor, name: &str) -> Result<bool, QmpError> {
-        let owned = |set: &FdSetInfo| note(set).is_some_and(|(owner, _)| owner == name);
-        Ok(self.sets.iter().any(owned) && monitor.query_status().await?.running)
-    }
-
     /// Drops the descriptors that carry this name.
     async fn remove_sets(&self, monitor: &Monitor, name: &str) -> Result<(), QmpError> {
         for set in &self.sets {
@@ -201,20 +151,12 @@ pub(crate) fn bus_id(number: u32) -> String {
     format!("usb{number}.0")
 }
 
-/// The first port with nothing in it, as numbers of bus and port, searched from the port of this number on, on this bus or on
-/// any: QEMU itself would put a slow hub into the last one to make room.
-pub(crate) fn free_port(topology: &[GuestUsb], from: u32, only: Option<u32>) -> Option<(u32, u32)> {
-    let fits = |(bus, _): &(u32, u32)| only.is_none_or(|only| only == *bus);
+/// The first port with nothing in it, as numbers of bus and port, searched from the port of this number on: QEMU itself would
+/// put a slow hub into the last one to make room.
+pub(crate) fn free_port(topology: &[GuestUsb], from: u32) -> Option<(u32, u32)> {
     let taken = |(bus, port): &(u32, u32)| topology.iter().any(|usb| usb.bus == *bus && usb.port == port.to_string());
     let all = BUSES * PORTS;
-    (from..from.saturating_add(all))
-        .map(|n| (n % all / PORTS, n % PORTS + 1))
-        .find(|place| fits(place) && !taken(place))
-}
-
-/// The name of the device that has this id, if it is one of ours.
-pub(crate) fn name_of(peripheral: &str) -> Option<&str> {
-    peripheral.strip_prefix(ID).filter(|name| id(name).is_ok())
+    (from..from.saturating_add(all)).map(|n| (n % all / PORTS, n % PORTS + 1)).find(|place| !taken(place))
 }
 
 /// QEMU's id for a device of this name. Names are DNS labels, so the id is one that QEMU accepts.
@@ -265,13 +207,11 @@ mod tests {
             speed: "480".to_owned(),
             product: String::new(),
         };
-        assert_eq!(free_port(&[], 2, None), Some((0, 3)));
-        assert_eq!(free_port(&[], 17, None), Some((1, 3)));
-        assert_eq!(free_port(&[seen((0, 3))], 2, None), Some((0, 4)));
-        assert_eq!(free_port(&[], 2, Some(1)), Some((1, 1)));
-        assert_eq!(free_port(&[seen((1, 1))], 20, Some(1)), Some((1, 6)));
+        assert_eq!(free_port(&[], 2), Some((0, 3)));
+        assert_eq!(free_port(&[], 17), Some((1, 3)));
+        assert_eq!(free_port(&[seen((0, 3))], 2), Some((0, 4)));
         let mut topology = Vec::new();
-        while let Some(place) = free_port(&topology, 127, None) {
+        while let Some(place) = free_port(&topology, 127) {
             assert!(!topology.contains(&seen(place)), "{place:?}");
             topology.push(seen(place));
         }
