@@ -37,7 +37,7 @@ pub(super) fn objects_come_back(lab: &Lab) -> Result<()> {
     ensure!(since()? == attached, "the device was attached since {attached}, and is now since {}", since()?);
 
     replaced_by_force(&case)?;
-    reading::goes_on(&mut guest).context("the attachment pod was deleted by force")?;
+    reading::settles(&mut guest).context("the attachment pod was deleted by force")?;
     case.wait_status(VM, &device, true)?;
 
     let claim = format!("resourceclaim/usb-{device}");

@@ -54,6 +54,25 @@ pub(super) fn has_gone_on(guest: &Guest, deadline: Duration) -> Result<()> {
     Ok(())
 }
 
+/// The guest, which may have lost its disk for a moment and may not have said so yet, reads it for some time without losing it
+/// again; nothing it reads is wrong.
+pub(super) fn settles(guest: &mut Guest) -> Result<()> {
+    guest.forget();
+    let (mut first, mut wrong) = (None, None);
+    let what = "that it has read a hundred blocks without a break";
+    guest.wait_line(what, SOON, |line| {
+        if line.text.contains("guest: disk remove") {
+            first = None;
+        }
+        let now = reads(&line.text)?;
+        wrong = wrong.take().or_else(|| (now.bad != 0).then(|| line.text.clone()));
+        let begin = *first.get_or_insert(now.ok);
+        (now.ok >= begin + BLOCKS || wrong.is_some()).then_some(())
+    })?;
+    ensure!(wrong.is_none(), "the guest has read something wrong: {}", wrong.unwrap_or_default());
+    Ok(())
+}
+
 /// Nothing has disturbed a disk since [`Guest::forget`], whatever other disks have done, and its reading goes on now.
 pub(super) fn is_undisturbed(guest: &Guest, disk: &str) -> Result<()> {
     let (begin, tally) = (Instant::now(), format!("guest: disk {disk} reads "));

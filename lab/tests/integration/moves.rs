@@ -95,7 +95,7 @@ fn a_machine_moves_with_its_device_when_its_target_has_loaded_it() {
     let stage = Stage::open();
     let controller = Running::leader(&stage, "controller-1");
     let _nodes = machine(&stage, 8);
-    let before = stage.attachments("blue").unwrap();
+    let before = stage.attachments("blue").unwrap()[0].uid().unwrap();
 
     ask(&stage, "move", "Migrate");
     let to = asked(&stage);
@@ -123,8 +123,10 @@ fn a_machine_moves_with_its_device_when_its_target_has_loaded_it() {
     stage.is_attached("blue", "linux-vm", "webcam");
     let message = stage.device_is("blue", "webcam", "Attached", "AttachedToVirtualMachine").message;
     assert!(message.contains("on node node-3"), "{message}");
-    let after = stage.attachments("blue").unwrap();
-    assert!(after.len() == 1 && after[0].uid() != before[0].uid());
+    eventually("the attachment of the former node to be gone", || {
+        let after: Vec<_> = stage.attachments("blue")?.iter().filter_map(ResourceExt::uid).collect();
+        if after.len() == 1 && after[0] != before { Ok(()) } else { Err(format!("{after:?}")) }
+    });
     stage.machine_is("blue", "linux-vm", "Running", "Running");
     assert_eq!(status(&stage).node_name.as_deref(), Some("node-3"));
     delete(&stage.within::<VirtualMachineOperation>("blue"), "move");
