@@ -19,6 +19,9 @@
 //!   `patchbay_qmp::migration`), so that the decision cannot be `target`.
 //! * While the machine is being sent, before the last of it leaves S, S is marked, so that its engine does not start the machine again, whatever ends
 //!   QEMU. The mark is taken back when the decision is `source`.
+//! * The machine's USB devices are out of it before the pause: QEMU does not send them so that a guest could go on with them, or
+//!   without. They stay in while the bulk of its memory goes, and are taken out, while the guest runs, when little is left. If
+//!   QEMU was faster than that, the move fails and the machine stays.
 //! * All is read back from annotations, conditions and QEMU. What an agent remembers beyond that only makes it faster; one that
 //!   was restarted in a moment that leaves a doubt says `Failed`, and the machine stays.
 
@@ -31,7 +34,7 @@ mod tests;
 use crate::home::Verdict;
 use crate::names::{NodeName, PodName, PodRef, Uid, VmName};
 
-pub use source::{Memory, Source, SourceStep, source};
+pub use source::{Memory, Pace, Source, SourceStep, look_again, source};
 pub use target::{Target, TargetStep, target};
 
 /// The pod that a machine is to move to.
@@ -165,6 +168,8 @@ pub struct Qemu {
     pub phase: Phase,
     /// How much is sent, of 100.
     pub percent: Option<u8>,
+    /// Bytes of memory that are to be sent yet.
+    pub left: Option<u64>,
     /// Why it has failed.
     pub error: Option<String>,
     /// What the guest does.

@@ -1,5 +1,6 @@
 //! A monitor for tests: a server on a real socket whose answers the test decides.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, IoSliceMut, Read, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -117,8 +118,8 @@ pub(crate) struct FakeQemu {
     pub(crate) sets: Vec<(u32, String)>,
     /// Id, set, still reached.
     pub(crate) devices: Vec<(String, u32, bool)>,
-    /// The last port that was asked for.
-    pub(crate) port: String,
+    /// The ports that were asked for, by id.
+    pub(crate) ports: BTreeMap<String, String>,
     /// Inode numbers of the descriptors that arrived.
     pub(crate) arrived: Vec<u64>,
     /// Commands that changed something.
@@ -165,7 +166,8 @@ impl FakeQemu {
             }
             "device_add" => {
                 assert_eq!((text("driver").as_str(), text("bus").as_str()), ("usb-host", "usb0.0"));
-                self.port = text("port");
+                assert!(self.ports.values().all(|port| *port != text("port")), "two devices in one port");
+                self.ports.insert(text("id"), text("port"));
                 let set = text("hostdevice").strip_prefix("/dev/fdset/").unwrap().parse().unwrap();
                 assert!(self.sets.iter().any(|(there, _)| *there == set));
                 assert!(self.devices.iter().all(|(id, ..)| *id != text("id")));
@@ -175,6 +177,7 @@ impl FakeQemu {
             "device_del" => {
                 let before = self.devices.len();
                 self.devices.retain(|(id, ..)| *id != text("id"));
+                self.ports.remove(&text("id"));
                 if self.devices.len() == before {
                     return vec![refused("DeviceNotFound", "Device not found")];
                 }
@@ -196,7 +199,7 @@ impl FakeQemu {
                 }]
             }
             "human-monitor-command" => {
-                let port = |id: &str| if id == "usb-stick" && !self.port.is_empty() { &self.port } else { "1" };
+                let port = |id: &str| self.ports.get(id).map_or("1", String::as_str);
                 let lines = self.devices.iter().enumerate().map(|(n, (id, ..))| {
                     format!("  Device 0.{n}, Port {}, Speed 5000 Mb/s, Product Stick, ID: {id}\r\n", port(id))
                 });

@@ -269,6 +269,19 @@ async fn a_refused_device_leaves_no_descriptor_in_qemu() {
 }
 
 #[tokio::test]
+async fn devices_that_are_plugged_at_once_take_ports_of_their_own() {
+    let (state, monitor, file, _fake) = qemu(FakeQemu::default()).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..8 {
+        let (monitor, file) = (monitor.clone(), file.try_clone().unwrap());
+        // All want the same port first.
+        tasks.spawn(async move { usb::plug(&monitor, &format!("stick{n}"), file.as_fd(), "005-002").await.unwrap() });
+    }
+    tasks.join_all().await;
+    assert_eq!(state.lock().unwrap().log.len(), 16, "each at its first attempt");
+}
+
+#[tokio::test]
 async fn descriptors_keep_to_their_command_when_many_are_sent_at_once() {
     let (state, monitor, _, _fake) = qemu(FakeQemu::default()).await;
     let files: Vec<File> = (0..8).map(|_| tempfile::tempfile().unwrap()).collect();

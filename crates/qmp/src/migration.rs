@@ -13,9 +13,10 @@
 //!   whole of the stream, and then the target has not loaded it, provided that nothing follows the guest's state in the
 //!   stream: both machines have to be started with `suppress-vmdesc=on`.
 //! * A target whose stream breaks ends with code 1. A target that was told `cont` too early starts the guest by itself.
-//! * `device_del` is refused from `setup` on. A device that is unrealized then is not sent, but the controller at the target
-//!   forgets what it had under way for it, and a guest that goes on there may crash. So devices have to be taken out before, while
-//!   the guest can let go of them.
+//! * `device_del` is refused from `setup` on. A device that is switched off ([`crate::usb::switch_off`]) is not sent; but unless the
+//!   guest has let go of it before the pause, the controller at the target forgets what it had under way for it, and a guest
+//!   that goes on there may crash. So memory is sent at a [`Pace`]: fast while devices are in, next to nothing while the guest lets
+//!   go of them, and fast again.
 //!
 //! QEMU sets the socket it is given to blocking or not as it needs; that is a property of the connection, so nobody else may
 //! use it any more.
@@ -29,12 +30,42 @@ use crate::monitor::Monitor;
 
 /// Name of the socket inside QEMU.
 const SOCKET: &str = "patchbay-migration";
-/// Bytes per second. QEMU's own choice, said aloud.
-const BANDWIDTH: u64 = 128 << 20;
 /// Milliseconds that the guest may be paused for the rest of its memory.
 const DOWNTIME: u64 = 300;
 /// Longest message of QEMU that is passed on, in characters.
 const MAX_WORDS: usize = 256;
+
+/// How fast memory is sent.
+///
+/// Pages of zeros cost nine bytes each, so that even the slowest pace skips some 7 MiB of them in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pace {
+    /// Next to nothing: 16 KiB per second.
+    Crawl,
+    /// 128 MiB per second, QEMU's own choice, and not to the end.
+    Walk,
+    /// 1 GiB per second, and to the end.
+    Run,
+}
+
+impl Pace {
+    /// Bytes per second.
+    const fn bandwidth(self) -> u64 {
+        match self {
+            Self::Crawl => 16 << 10,
+            Self::Walk => 128 << 20,
+            Self::Run => 1 << 30,
+        }
+    }
+
+    /// Milliseconds: what can be sent in these is sent in the pause.
+    const fn downtime(self) -> u64 {
+        match self {
+            Self::Crawl | Self::Walk => 1,
+            Self::Run => DOWNTIME,
+        }
+    }
+}
 
 /// How far a migration is, by QEMU's own word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +123,8 @@ pub struct Progress {
     /// How much of the guest has been sent, of 100; None when QEMU does not say. It may fall, since a guest that runs changes
     /// what was sent.
     pub percent: Option<u8>,
+    /// Bytes of memory that are to be sent yet, as far as QEMU knows now; None when it does not say.
+    pub left: Option<u64>,
     /// Why it has failed, if QEMU says.
     pub error: Option<String>,
 }
@@ -113,12 +146,13 @@ impl Progress {
         Self {
             phase: Phase::of(answer.get("status").and_then(Value::as_str)),
             percent: sum("total").zip(sum("remaining")).and_then(|(total, left)| sent(total, left)),
+            left: part("ram", "remaining"),
             error: words.map(|words| words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()),
         }
     }
 }
 
-/// Starts to send the guest through a connected socket. What the guest has written to disks that are thrown away at the end
+/// Starts to send the guest through a connected socket, at [`Pace::Crawl`]. What the guest has written to disks that are thrown away at the end
 /// (`snapshot=on`) goes along; what is below them has to be the same on both sides.
 ///
 /// # Errors
@@ -126,8 +160,7 @@ impl Progress {
 pub async fn send(monitor: &Monitor, socket: OwnedFd) -> Result<(), QmpError> {
     const COMMAND: &str = "migrate";
     set_capabilities(monitor, &["events", "pause-before-switchover", "auto-converge"]).await?;
-    let parameters = json!({"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME});
-    monitor.execute("migrate-set-parameters", parameters, None).await?;
+    go(monitor, Pace::Crawl).await?;
     let disks: Vec<Value> = monitor.ask("query-block", json!({}), None).await?;
     let writable = |disk: &Value| disk.get("inserted").is_some_and(|medium| medium.get("ro") != Some(&json!(true)));
     let mut arguments = json!({"uri": format!("fd:{SOCKET}")});
@@ -137,6 +170,15 @@ pub async fn send(monitor: &Monitor, socket: OwnedFd) -> Result<(), QmpError> {
         fields.insert("inc".into(), true.into());
     }
     with_socket(monitor, socket, COMMAND, arguments).await
+}
+
+/// Changes the pace, also of a migration that is under way.
+///
+/// # Errors
+/// What the monitor says.
+pub async fn go(monitor: &Monitor, pace: Pace) -> Result<(), QmpError> {
+    let parameters = json!({"max-bandwidth": pace.bandwidth(), "downtime-limit": pace.downtime()});
+    monitor.execute("migrate-set-parameters", parameters, None).await.map(drop)
 }
 
 /// Starts to load a guest from a connected socket. QEMU has to be started with `-incoming defer -S`.
@@ -201,7 +243,7 @@ mod tests {
     #[test]
     fn phases_and_shares_are_read() {
         let seen = |value: Value| Progress::parse(&value);
-        let none = Progress { phase: Phase::None, percent: None, error: None };
+        let none = Progress { phase: Phase::None, percent: None, left: None, error: None };
         assert_eq!(seen(json!({})), none);
         for (word, phase) in [
             ("active", Phase::Active),
@@ -216,7 +258,7 @@ mod tests {
         }
         let half =
             json!({"status": "active", "ram": {"total": 150, "remaining": 100}, "disk": {"total": 50, "remaining": 0}});
-        assert_eq!(seen(half).percent, Some(50));
+        assert_eq!((seen(half.clone()).percent, seen(half).left), (Some(50), Some(100)));
         let failed = seen(json!({"status": "failed", "error-desc": "Unable to write\nto socket"}));
         assert_eq!((failed.phase, failed.error.as_deref()), (Phase::Failed, Some("Unable to writeto socket")));
         assert_eq!(seen(json!({"status": "active", "ram": {"total": 0, "remaining": 0}})).percent, None);

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{Mutex, MutexGuard, broadcast, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::driver::{self, Command, Ends};
@@ -61,6 +61,8 @@ pub struct Status {
 pub struct Monitor {
     ends: Ends,
     patience: Duration,
+    /// Whoever chooses a place for a device, until it is taken.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Monitor {
@@ -84,7 +86,7 @@ impl Monitor {
     }
 
     async fn greet(stream: UnixStream, patience: Duration) -> Result<Self, QmpError> {
-        let monitor = Self { ends: driver::start(stream, patience).await?, patience };
+        let monitor = Self { ends: driver::start(stream, patience).await?, patience, turn: Arc::default() };
         monitor.execute("qmp_capabilities", json!({}), None).await?;
         Ok(monitor)
     }
@@ -100,6 +102,17 @@ impl Monitor {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.ends.events.subscribe()
+    }
+
+    /// Waits until nobody else who has this connection chooses a port for a device.
+    pub(crate) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Sets a property of a device.
+    pub(crate) async fn set_property(&self, id: &str, property: &str, value: Value) -> Result<(), QmpError> {
+        let path = format!("{PERIPHERALS}/{id}");
+        self.execute("qom-set", json!({"path": path, "property": property, "value": value}), None).await.map(drop)
     }
 
     /// Gives QEMU a copy of a descriptor, in a new set, with a note that [`Monitor::query_fdsets`] shows.

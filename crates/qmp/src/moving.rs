@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::fake::{Fake, PATIENCE, done, refused};
-use crate::migration::{self, Phase};
+use crate::migration::{self, Pace, Phase};
 use crate::real::Qemu;
 use crate::usb::{self, bus_id};
 use crate::{Monitor, QmpError};
@@ -63,6 +63,7 @@ async fn again(source: &Qemu, target: &Qemu) {
     let (ours, theirs) = pair();
     migration::receive(&target.monitor, theirs).await.unwrap();
     migration::send(&source.monitor, ours).await.unwrap();
+    migration::go(&source.monitor, Pace::Run).await.unwrap();
     phase(&source.monitor, &[Phase::PreSwitchover]).await;
 }
 
@@ -99,6 +100,45 @@ async fn a_guest_with_a_device_cannot_be_loaded_where_there_is_none() {
 }
 
 #[tokio::test]
+async fn what_is_switched_off_on_the_way_is_not_sent_and_its_name_can_be_used_again() {
+    let (source, target) = (Qemu::with(&[]).await, Qemu::with(&WAITS).await);
+    let monitor = &source.monitor;
+    let keyboard = json!({"bus": bus_id(1), "port": "3"});
+    monitor.device_add("usb-kbd", "usb-keys", keyboard.clone()).await.unwrap();
+    let (ours, theirs) = pair();
+    migration::receive(&target.monitor, theirs).await.unwrap();
+    migration::send(monitor, ours).await.unwrap();
+    phase(monitor, &[Phase::Active]).await;
+    let refused = monitor.device_del("usb-keys").await.unwrap_err();
+    assert!(refused.to_string().contains("not allowed while migrating"), "{refused}");
+    assert!(usb::any(monitor).await.unwrap() && !usb::any_off(monitor).await.unwrap());
+    assert_eq!(usb::switch_off(monitor).await.unwrap(), ["keys"]);
+    assert_eq!(usb::switch_off(monitor).await.unwrap(), Vec::<String>::new());
+    assert!(!usb::any(monitor).await.unwrap() && usb::any_off(monitor).await.unwrap());
+    assert_eq!((monitor.usb_topology().await.unwrap(), usb::plugged(monitor).await.unwrap()), (vec![], vec![]));
+    assert!(monitor.query_status().await.unwrap().running, "there is time for it at this pace");
+    // It comes to nothing: the id is lost, the name is not.
+    migration::cancel(monitor).await.unwrap();
+    phase(monitor, &[Phase::Cancelled]).await;
+    usb::unplug(monitor, "keys").await.unwrap();
+    monitor.device_add("usb-kbd", "usb-keys.1", keyboard).await.unwrap();
+    let back = usb::plugged(monitor).await.unwrap();
+    assert_eq!(back.iter().map(|p| (p.name.as_str(), p.bus, p.port.as_str())).collect::<Vec<_>>(), [("keys", 1, "3")]);
+    // And now it comes to its end.
+    let target = Qemu::with(&WAITS).await;
+    let (ours, theirs) = pair();
+    migration::receive(&target.monitor, theirs).await.unwrap();
+    migration::send(monitor, ours).await.unwrap();
+    phase(monitor, &[Phase::Active]).await;
+    assert_eq!(usb::switch_off(monitor).await.unwrap(), ["keys"]);
+    migration::go(monitor, Pace::Run).await.unwrap();
+    phase(monitor, &[Phase::PreSwitchover]).await;
+    migration::proceed(monitor).await.unwrap();
+    phase(&target.monitor, &[Phase::Completed]).await;
+    assert_eq!(target.monitor.usb_topology().await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn after_a_cancel_the_guest_runs_on_and_can_be_moved_again() {
     let (source, mut target) = paused().await;
     let monitor = &source.monitor;
@@ -120,7 +160,6 @@ async fn a_cancel_while_the_guest_runs_leaves_it_running() {
     let (source, target) =
         (Qemu::with(&["-m", "1024"]).await, Qemu::with(&["-m", "1024", WAITS[0], WAITS[1], WAITS[2]]).await);
     let (ours, theirs) = pair();
-    // Nobody reads at the other end, so that it cannot get far.
     migration::send(&source.monitor, ours).await.unwrap();
     phase(&source.monitor, &[Phase::Active]).await;
     assert!(source.monitor.query_status().await.unwrap().running);

@@ -10,10 +10,14 @@
 //! device is enumerated: it tells whether the guest has the device that is there now or one that is gone.
 //!
 //! A crash between any two steps leaves one without the other; [`plug`] and [`unplug`] clean up either.
+//!
+//! While a guest is being sent to another node QEMU deletes no devices; [`switch_off`] takes them from the guest all the same.
+//! When the move comes to nothing, what was switched off stays in QEMU as an id that cannot be used again. It is never shown, and
+//! the device gets the next id, `usb-<name>.1` and so on.
 
 use std::os::fd::BorrowedFd;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::QmpError;
 use crate::monitor::{FdSet, FdSetInfo, Monitor};
@@ -58,11 +62,18 @@ pub struct Plugged {
 /// taken back, unless the connection is lost meanwhile. (QEMU 7.2 keeps a copy of its own when the device itself refuses to
 /// be opened.)
 pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &str) -> Result<Plugged, QmpError> {
-    let id = id(name)?;
+    let first = id(name)?;
     let number = number(tag)?;
-    let there = monitor.peripherals().await?.contains(&id);
+    let _turn = monitor.turn().await;
+    let mut there = monitor.peripherals().await?;
+    there.retain(|id| name_of(id) == Some(name));
     let mut view = View::of(monitor).await?;
-    if there {
+    let mut off = Vec::new();
+    for id in there {
+        if is_off(monitor, &id).await? {
+            off.push(id);
+            continue;
+        }
         let plugged = view.read(monitor, &id).await?;
         if plugged.tag == tag && plugged.attached {
             return Ok(plugged);
@@ -70,6 +81,8 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
         monitor.device_del(&id).await?;
         view.topology.retain(|usb| usb.id.as_ref() != Some(&id));
     }
+    let ids = std::iter::once(first.clone()).chain((1..).map(|n: u32| format!("{first}.{n}")));
+    let id = ids.into_iter().find(|id| !off.contains(id)).unwrap_or(first);
     view.remove_sets(monitor, name).await?;
     let (bus, port) = free_port(&view.topology, number).ok_or(QmpError::NoFreePort)?;
     let set = monitor.add_fd(device, &format!("{NOTE}{name}:{tag}")).await?;
@@ -89,9 +102,65 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
 /// # Errors
 /// [`QmpError::BadName`] or what the monitor says.
 pub async fn unplug(monitor: &Monitor, name: &str) -> Result<(), QmpError> {
-    monitor.device_del(&id(name)?).await?;
+    id(name)?;
+    for id in monitor.peripherals().await? {
+        if name_of(&id) == Some(name) && !is_off(monitor, &id).await? {
+            monitor.device_del(&id).await?;
+        }
+    }
     let sets = monitor.query_fdsets().await?;
     View { sets, topology: Vec::new() }.remove_sets(monitor, name).await
+}
+
+/// Takes all devices of ours from a guest that runs while it is being sent, with their descriptors. The guest sees an unplug.
+///
+/// # Errors
+/// What the monitor says.
+pub async fn switch_off(monitor: &Monitor) -> Result<Vec<String>, QmpError> {
+    let mut names = Vec::new();
+    for id in in_use(monitor).await? {
+        monitor.set_property(&id, "realized", json!(false)).await?;
+        names.extend(name_of(&id).map(str::to_owned));
+    }
+    let sets = monitor.query_fdsets().await?;
+    let view = View { sets, topology: Vec::new() };
+    for name in &names {
+        view.remove_sets(monitor, name).await?;
+    }
+    Ok(names)
+}
+
+/// Whether the guest has any device of ours.
+///
+/// # Errors
+/// What the monitor says.
+pub async fn any(monitor: &Monitor) -> Result<bool, QmpError> {
+    Ok(!in_use(monitor).await?.is_empty())
+}
+
+/// Whether a device was switched off in this QEMU, ever.
+///
+/// # Errors
+/// What the monitor says.
+pub async fn any_off(monitor: &Monitor) -> Result<bool, QmpError> {
+    let ours = monitor.peripherals().await?.iter().filter(|id| name_of(id).is_some()).count();
+    Ok(ours > in_use(monitor).await?.len())
+}
+
+/// The ids of all devices of ours that are not switched off.
+async fn in_use(monitor: &Monitor) -> Result<Vec<String>, QmpError> {
+    let mut ids = Vec::new();
+    for id in monitor.peripherals().await? {
+        if name_of(&id).is_some() && !is_off(monitor, &id).await? {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+/// Whether a device was switched off.
+async fn is_off(monitor: &Monitor, id: &str) -> Result<bool, QmpError> {
+    Ok(monitor.property(id, "realized").await? == Some(Value::Bool(false)))
 }
 
 /// All devices that are plugged, in the order of their names.
@@ -100,14 +169,17 @@ pub async fn unplug(monitor: &Monitor, name: &str) -> Result<(), QmpError> {
 /// What the monitor says.
 pub async fn plugged(monitor: &Monitor) -> Result<Vec<Plugged>, QmpError> {
     let mut ids = monitor.peripherals().await?;
-    ids.retain(|peripheral| peripheral.strip_prefix(ID).is_some_and(|name| id(name).is_ok()));
+    ids.retain(|peripheral| name_of(peripheral).is_some());
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let view = View::of(monitor).await?;
     let mut all = Vec::new();
     for id in ids {
-        all.push(view.read(monitor, &id).await?);
+        let device = view.read(monitor, &id).await?;
+        if device.attached || !is_off(monitor, &id).await? {
+            all.push(device);
+        }
     }
     Ok(all)
 }
@@ -127,7 +199,7 @@ impl View {
     async fn read(&self, monitor: &Monitor, id: &str) -> Result<Plugged, QmpError> {
         let attached = monitor.property(id, "attached").await?.and_then(|value| value.as_bool()).unwrap_or(false);
         let set = monitor.property(id, "hostdevice").await?.as_ref().and_then(set_of);
-        let name = id.strip_prefix(ID).unwrap_or_default().to_owned();
+        let name = name_of(id).unwrap_or_default().to_owned();
         let note = self.sets.iter().filter(|info| Some(info.id) == set).find_map(note);
         let tag = note.filter(|(owner, _)| *owner == name).map_or(String::new(), |(_, tag)| tag.to_owned());
         let seen = self.topology.iter().find(|usb| usb.id.as_deref() == Some(id));
@@ -167,6 +239,13 @@ fn id(name: &str) -> Result<String, QmpError> {
     if fine { Ok(format!("{ID}{name}")) } else { Err(QmpError::BadName { name: name.to_owned() }) }
 }
 
+/// The name of the device that has this id, if it is one of ours.
+fn name_of(peripheral: &str) -> Option<&str> {
+    let rest = peripheral.strip_prefix(ID)?;
+    let name = rest.split_once('.').map_or(rest, |(name, _)| name);
+    id(name).is_ok().then_some(name)
+}
+
 /// The number of a device on its bus.
 fn number(tag: &str) -> Result<u32, QmpError> {
     let digits = |part: &str| part.len() == 3 && part.chars().all(|c| c.is_ascii_digit());
@@ -196,6 +275,14 @@ mod tests {
         }
         assert_eq!(id("logitech-c920-k3f9a").unwrap(), "usb-logitech-c920-k3f9a");
         assert_eq!(id(&"a".repeat(63)).unwrap().len(), 67);
+    }
+
+    #[test]
+    fn an_id_that_stands_for_the_same_name_once_more_is_known() {
+        assert_eq!(
+            ["usb-a", "usb-a.1", "usb-a.b.c", "usb-", "usb0"].map(name_of),
+            [Some("a"), Some("a"), Some("a"), None, None]
+        );
     }
 
     #[test]

@@ -1,6 +1,18 @@
 //! What the agent of the node does from which a machine moves away.
 
+use std::time::Duration;
+
 use super::{Decision, Destination, Guest, Phase, Qemu, Report};
+
+/// Bytes of memory that are kept back until the machine's USB devices are out: more than QEMU can be through with between two
+/// looks, and while the guest lets go of them.
+pub(super) const KEPT_BACK: u64 = 64 << 20;
+/// Bytes of empty memory that a fast processor may be through with in a millisecond, whatever the pace.
+const SKIPPED: u64 = 16 << 20;
+/// How often to look at QEMU at most, and at least.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
+/// How often to look at a QEMU that does not say how far it is.
+const UNTOLD: Duration = Duration::from_millis(20);
 
 /// What is seen of a pod whose machine is to move.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -11,12 +23,27 @@ pub struct Source {
     pub decision: Option<Decision>,
     /// What QEMU says; None while it does not answer.
     pub qemu: Option<Qemu>,
+    /// The guest has USB devices of ours.
+    pub devices: bool,
+    /// How fast QEMU was told to send, if this agent has told it.
+    pub pace: Option<Pace>,
     /// The mark that the machine has left is there.
     pub marked: bool,
     /// What was said of this very move.
     pub reported: Option<Report>,
     /// What this agent remembers of this move.
     pub memory: Memory,
+}
+
+/// How fast memory is sent: the words of `patchbay_qmp::migration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pace {
+    /// Next to nothing.
+    Crawl,
+    /// What the network shall bear, and not to the end.
+    Walk,
+    /// As fast as it goes, and to the end.
+    Run,
 }
 
 /// What an agent remembers of a move.
@@ -46,6 +73,10 @@ pub enum SourceStep {
     Mark,
     /// Take the mark back.
     Unmark,
+    /// Have QEMU send this fast. To run, after the guest has had the time to let go of its devices.
+    Go(Pace),
+    /// Take the USB devices out of the guest, which runs.
+    TakeOut,
     /// Have QEMU send the rest.
     Proceed,
     /// Have QEMU give up.
@@ -106,12 +137,14 @@ fn stay(seen: &Source, steps: &mut Vec<SourceStep>) {
 
 /// Nothing is decided.
 fn go(seen: &Source, steps: &mut Vec<SourceStep>) {
-    let mut fail = |why: &str| steps.push(SourceStep::Report(Report::Failed(why.to_owned())));
+    let fail = |steps: &mut Vec<SourceStep>, why: &str| {
+        steps.push(SourceStep::Report(Report::Failed(why.to_owned())));
+    };
     if failed(seen) {
         return;
     }
     if let Memory::Failed(why) = &seen.memory {
-        return fail(why);
+        return fail(steps, why);
     }
     let Some(qemu) = &seen.qemu else { return };
     let announced = seen.reported.is_some();
@@ -126,10 +159,11 @@ fn go(seen: &Source, steps: &mut Vec<SourceStep>) {
         }
         (Phase::Completed, _) if qemu.guest != Guest::Runs => pause(seen, steps),
         (Phase::Completed | Phase::Ended, Memory::Nothing) => {
-            fail("the agent of the node was restarted while the move began or failed");
+            fail(steps, "the agent of the node was restarted while the move began or failed");
         }
         (Phase::None | Phase::Ended | Phase::Completed, _) => {
             fail(
+                steps,
                 qemu.error
                     .as_deref()
                     .unwrap_or("the virtual machine could not be sent: the connection broke, or the other side failed"),
@@ -137,9 +171,16 @@ fn go(seen: &Source, steps: &mut Vec<SourceStep>) {
         }
         (Phase::Active, _) => {
             mark(seen, steps);
+            send(seen, qemu.left, steps);
             if seen.reported != Some(Report::Moving(qemu.percent)) {
                 steps.push(SourceStep::Report(Report::Moving(qemu.percent)));
             }
+        }
+        (Phase::PreSwitchover, _) if seen.devices => {
+            fail(
+                steps,
+                "the machine was sent before its USB devices were out of it: the node is too busy; try again later",
+            );
         }
         (Phase::PreSwitchover, _) => {
             mark(seen, steps);
@@ -148,6 +189,35 @@ fn go(seen: &Source, steps: &mut Vec<SourceStep>) {
         }
         (Phase::Device, _) => pause(seen, steps),
         (Phase::Ending, _) => {}
+    }
+}
+
+/// While memory goes: the devices stay in until little of it is left, and are out before that goes.
+fn send(seen: &Source, left: Option<u64>, steps: &mut Vec<SourceStep>) {
+    let pace = match left {
+        _ if !seen.devices => Pace::Run,
+        None => return,
+        Some(left) if left > KEPT_BACK => Pace::Walk,
+        Some(_) => Pace::Crawl,
+    };
+    if seen.pace != Some(pace) {
+        steps.push(SourceStep::Go(pace));
+    }
+    if pace == Pace::Crawl {
+        steps.push(SourceStep::TakeOut);
+    }
+}
+
+/// How soon to look again when nothing was to be done: at a machine with devices before QEMU could have sent what is kept back.
+#[must_use]
+pub fn look_again(seen: &Source) -> Duration {
+    let (soon, late) = LOOKS;
+    match &seen.qemu {
+        Some(Qemu { phase: Phase::Active, left, .. }) if seen.devices && seen.decision.is_none() => {
+            let time = |left: u64| Duration::from_millis(left.saturating_sub(KEPT_BACK) / SKIPPED);
+            left.map_or(UNTOLD, |left| time(left).clamp(soon, late))
+        }
+        _ => late,
     }
 }
 

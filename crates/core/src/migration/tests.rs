@@ -1,8 +1,9 @@
+use super::source::KEPT_BACK;
 use super::*;
 
 mod explorer;
 
-const QEMU: Qemu = Qemu { phase: Phase::None, percent: None, error: None, guest: Guest::Runs };
+const QEMU: Qemu = Qemu { phase: Phase::None, percent: None, left: None, error: None, guest: Guest::Runs };
 
 fn qemu(phase: Phase, guest: Guest) -> Option<Qemu> {
     Some(Qemu { phase, guest, ..QEMU })
@@ -13,6 +14,8 @@ fn leaving() -> Source {
         to: Destination { name: "vm-a-x".into(), uid: "t".into() },
         decision: None,
         qemu: Some(QEMU),
+        devices: false,
+        pace: Some(Pace::Run),
         marked: false,
         reported: None,
         memory: Memory::Nothing,
@@ -57,7 +60,47 @@ fn how_much_is_sent_is_said_when_it_has_changed() {
 }
 
 #[test]
-fn in_the_pause_the_mark_comes_first_then_the_devices_then_the_rest() {
+fn devices_stay_in_until_little_is_left_and_are_out_before_that_is_sent() {
+    use SourceStep::{Go, TakeOut};
+    let reported = Some(Report::Moving(None));
+    let active = |left, devices, pace| {
+        let qemu = Some(Qemu { phase: Phase::Active, left, ..QEMU });
+        let reported = reported.clone();
+        source(&Source { qemu, devices, pace, marked: true, memory: Memory::Begun, reported, ..leaving() })
+    };
+    let (crawls, walks, runs) = (Some(Pace::Crawl), Some(Pace::Walk), Some(Pace::Run));
+    for (left, devices, pace, expected) in [
+        (None, true, crawls, vec![]),
+        (Some(1 << 30), true, crawls, vec![Go(Pace::Walk)]),
+        (Some(1 << 30), true, None, vec![Go(Pace::Walk)]),
+        (Some(1 << 30), true, walks, vec![]),
+        (Some(KEPT_BACK), true, walks, vec![Go(Pace::Crawl), TakeOut]),
+        // A small machine, and one whose agent was restarted.
+        (Some(0), true, crawls, vec![TakeOut]),
+        (Some(0), true, None, vec![Go(Pace::Crawl), TakeOut]),
+        (Some(KEPT_BACK), false, crawls, vec![Go(Pace::Run)]),
+        (Some(1 << 40), false, None, vec![Go(Pace::Run)]),
+        (None, false, runs, vec![]),
+    ] {
+        assert_eq!(active(left, devices, pace), expected, "{left:?} {devices} {pace:?}");
+    }
+    let late = Source { qemu: qemu(Phase::PreSwitchover, Guest::Paused), devices: true, reported, ..leaving() };
+    assert!(why(&source(&late)).contains("before its USB devices were out"), "never with devices in");
+}
+
+#[test]
+fn the_last_of_the_memory_is_never_far_ahead_of_the_looks() {
+    let look = |left, devices| {
+        let qemu = Some(Qemu { phase: Phase::Active, left, ..QEMU });
+        look_again(&Source { qemu, devices, ..leaving() }).as_millis()
+    };
+    let looks = [None, Some(1 << 40), Some(1 << 30), Some(KEPT_BACK + 1), Some(0)].map(|left| look(left, true));
+    assert_eq!(looks, [20, 500, 60, 2, 2]);
+    assert_eq!(look(Some(0), false), 500, "nothing is to be taken out");
+}
+
+#[test]
+fn in_the_pause_the_mark_comes_first_then_the_rest() {
     let reported = Some(Report::Moving(Some(99)));
     let paused = Source { qemu: qemu(Phase::PreSwitchover, Guest::Paused), reported, ..leaving() };
     let rest = [SourceStep::Proceed, SourceStep::Report(Report::Paused)];

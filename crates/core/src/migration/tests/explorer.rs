@@ -33,6 +33,12 @@ impl Side {
 struct World {
     s: Side,
     memory: Memory,
+    /// The guest has devices at S; they were in it when the whole of it had left.
+    devices: bool,
+    sent_with_devices: bool,
+    /// Little of its memory is left to send.
+    near: bool,
+    pace: Option<Pace>,
     t: Side,
     /// T's QEMU was given the connection.
     given: bool,
@@ -53,6 +59,10 @@ impl World {
         Self {
             s: side(Guest::Runs),
             memory: Memory::Nothing,
+            devices: true,
+            sent_with_devices: false,
+            near: false,
+            pace: None,
             t: side(Guest::Awaited),
             given: false,
             begun: false,
@@ -67,7 +77,10 @@ impl World {
     fn source_steps(&self) -> Vec<SourceStep> {
         let (decision, memory) = (self.decision, self.memory.clone());
         let (marked, reported) = (self.s.marked, self.s.reported.clone());
-        source(&Source { decision, qemu: self.s.qemu(), marked, reported, memory, to: leaving().to })
+        let left = Some(if self.near { 0 } else { u64::MAX });
+        let qemu = self.s.qemu().map(|qemu| Qemu { left, ..qemu });
+        let (devices, pace) = (self.devices, self.pace);
+        source(&Source { decision, qemu, devices, pace, marked, reported, memory, to: leaving().to })
     }
 
     fn target_steps(&self) -> Vec<TargetStep> {
@@ -86,6 +99,8 @@ impl World {
             SourceStep::HangUp => self.memory = Memory::Failed("given up".to_owned()),
             SourceStep::Mark => self.s.marked = true,
             SourceStep::Unmark => self.s.marked = false,
+            SourceStep::Go(pace) => self.pace = Some(*pace),
+            SourceStep::TakeOut => self.devices = false,
             SourceStep::Proceed => self.s.phase = Phase::Device,
             SourceStep::Cancel => {
                 self.link = false;
@@ -115,6 +130,7 @@ impl World {
     fn source_dies(&mut self) {
         self.link = false;
         (self.s.alive, self.s.phase, self.s.guest) = (!self.s.marked, Phase::None, Guest::Runs);
+        (self.near, self.devices) = (false, false);
     }
 
     /// The engine waits anew, or starts the machine if it has arrived.
@@ -140,18 +156,22 @@ impl World {
             if self.s.alive && self.t.alive && !self.given && self.t.phase == Phase::None && self.decision.is_none() {
                 then(&|w| {
                     (w.memory, w.given, w.begun, w.link) = (Memory::Begun, true, true, true);
-                    w.s.phase = Phase::Active;
+                    (w.s.phase, w.pace) = (Phase::Active, Some(Pace::Crawl));
                 });
             }
         }
         if self.s.alive {
             match self.s.phase {
                 Phase::Active if !self.link => then(&|w| w.s.phase = Phase::Ended),
-                Phase::Active => then(&|w| (w.s.phase, w.s.guest) = (Phase::PreSwitchover, Guest::Paused)),
+                // It may be faster than anybody looks.
+                Phase::Active => {
+                    then(&|w| w.near = true);
+                    then(&|w| (w.s.phase, w.s.guest) = (Phase::PreSwitchover, Guest::Paused));
+                }
                 Phase::Device if self.all_sent => then(&|w| w.s.phase = Phase::Completed),
                 // QEMU resumes a guest that it could not send.
                 Phase::Device if !self.link => then(&|w| (w.s.phase, w.s.guest) = (Phase::Ended, Guest::Runs)),
-                Phase::Device => then(&|w| w.all_sent = true),
+                Phase::Device => then(&|w| (w.all_sent, w.sent_with_devices) = (true, w.devices)),
                 _ => {}
             }
         } else if self.s.marked {
@@ -196,10 +216,13 @@ impl World {
     }
 
     fn faults(&self) -> Vec<Self> {
-        let changes: [&dyn Fn(&mut Self); 5] =
-            [&|w| w.link = false, &Self::source_dies, &Self::target_dies, &|w| w.memory = Memory::Nothing, &|w| {
-                (w.begun, w.failed) = (false, None)
-            }];
+        let changes: [&dyn Fn(&mut Self); 5] = [
+            &|w| w.link = false,
+            &Self::source_dies,
+            &Self::target_dies,
+            &|w| (w.memory, w.pace) = (Memory::Nothing, None),
+            &|w| (w.begun, w.failed) = (false, None),
+        ];
         let fault = |change: &&dyn Fn(&mut Self)| {
             let mut world = Self { faults: self.faults + 1, ..self.clone() };
             change(&mut world);
@@ -223,6 +246,7 @@ impl World {
     /// What holds at every moment.
     fn check(&self) {
         assert!(!(self.s.runs() && self.t.runs()), "two machines: {self:#?}");
+        assert!(!self.sent_with_devices, "devices in what was sent: {self:#?}");
         assert!(!self.t.runs() || self.decision == Some(Decision::Target), "undecided: {self:#?}");
     }
 

@@ -125,7 +125,7 @@ fn translate(progress: Progress, status: &Status) -> Qemu {
         "inmigrate" => Guest::Awaited,
         _ => Guest::Other,
     };
-    Qemu { phase, percent: progress.percent, error: progress.error, guest }
+    Qemu { phase, percent: progress.percent, left: progress.left, error: progress.error, guest }
 }
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
     fn what_qemu_says_is_put_into_our_words() {
         let seen = |phase, running, status: &str| {
             let status = Status { running, status: status.to_owned() };
-            let qemu = translate(Progress { phase, percent: Some(7), error: None }, &status);
+            let qemu = translate(Progress { phase, percent: Some(7), left: None, error: None }, &status);
             (qemu.phase, qemu.guest)
         };
         use migration::Phase as P;

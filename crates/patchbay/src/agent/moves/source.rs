@@ -7,10 +7,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use patchbay_api::migration as api;
-use patchbay_core::migration::{Decision, Destination, Guest, Memory, Report, Source, SourceStep, source};
+use patchbay_core::migration::{
+    Decision, Destination, Guest, Memory, Pace, Phase, Report, Source, SourceStep, look_again, source,
+};
 use patchbay_core::names::{PodRef, Uid};
 use patchbay_link::{LinkError, Migrate, Pod as Named, migrate};
-use patchbay_qmp::{Monitor, QmpError, migration, usb};
+use patchbay_qmp::{Monitor, migration, usb};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -29,8 +31,8 @@ const CALL: Duration = Duration::from_secs(40);
 const SILENT: Duration = Duration::from_secs(10);
 /// How long a guest that runs may need to let go of a USB device that is gone.
 const LET_GO: Duration = Duration::from_secs(1);
-/// The net under the events.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Before a step that has failed is tried again.
+const BACK_OFF: Duration = Duration::from_millis(500);
 
 /// The move as this task goes about it.
 struct Going<'m> {
@@ -39,6 +41,8 @@ struct Going<'m> {
     to: Destination,
     qemu: Connection,
     memory: Arc<Mutex<Memory>>,
+    /// How fast QEMU was told to send.
+    pace: Option<Pace>,
     call: Option<JoinHandle<()>>,
     said: Said,
 }
@@ -63,17 +67,18 @@ pub(super) async fn run(moves: &Arc<Moves>, uid: &Uid, to: &Uid) {
             to,
             qemu: Connection::new(moves.folder.join(uid.as_str()).join(api::run_folder())),
             memory: Arc::default(),
+            pace: None,
             call: None,
             said: Said::default(),
         });
         let seen = going.look(machine.decision, machine.report()).await;
-        let mut wait = LOOK_AGAIN;
+        let mut wait = look_again(&seen);
         let mut idle = true;
         for step in source(&seen) {
             if let SourceStep::Report(report) = &step
                 && let Some(rest) = going.said.too_soon(report)
             {
-                wait = rest.min(LOOK_AGAIN);
+                wait = rest.min(wait);
                 continue;
             }
             idle = false;
@@ -83,7 +88,7 @@ pub(super) async fn run(moves: &Arc<Moves>, uid: &Uid, to: &Uid) {
                 if seen.decision.is_none() && !matches!(step, SourceStep::Report(_)) {
                     going.remember(Memory::Failed(why));
                 }
-                sleep(LOOK_AGAIN).await;
+                sleep(BACK_OFF).await;
                 break;
             }
         }
@@ -108,7 +113,17 @@ impl Going<'_> {
         let marked = blocking(move || Ok(marks::is_there(&folder, &uid, LEFT))).await.unwrap_or(false);
         // Before QEMU is asked: what it says may be from before it was told to send.
         let mut memory = self.memory();
-        let qemu = self.qemu.look().await;
+        let mut qemu = self.qemu.look().await;
+        let mut devices = false;
+        if qemu.as_ref().is_some_and(|qemu| matches!(qemu.phase, Phase::Active | Phase::PreSwitchover)) {
+            match self.devices().await {
+                Ok(any) => devices = any,
+                Err(why) => {
+                    tracing::debug!(pod = %self.pod, why, "what devices QEMU has");
+                    qemu = None;
+                }
+            }
+        }
         // A call has an end of its own.
         let failed = if self.qemu.is_gone() && memory == Memory::Begun {
             Some("QEMU has ended while the virtual machine was being sent")
@@ -124,7 +139,12 @@ impl Going<'_> {
             self.remember(memory.clone());
         }
         let (to, reported) = (self.to.clone(), self.said.or(known));
-        Source { to, decision, qemu, marked, reported, memory }
+        Source { to, decision, qemu, devices, pace: self.pace, marked, reported, memory }
+    }
+
+    /// Whether the guest has USB devices of ours.
+    async fn devices(&self) -> Result<bool, String> {
+        usb::any(self.qemu.monitor()?).await.map_err(|error| chain(&error))
     }
 
     /// Whether nothing is left to do, and nothing is expected.
@@ -167,6 +187,21 @@ impl Going<'_> {
             }
             SourceStep::Mark => blocking(move || marks::write(&folder, &uid, LEFT)).await,
             SourceStep::Unmark => blocking(move || marks::remove(&folder, &uid, LEFT)).await,
+            SourceStep::Go(pace) => {
+                let monitor = self.qemu.monitor()?;
+                if *pace == Pace::Run && usb::any_off(monitor).await.map_err(words)? {
+                    // Nobody tells when the guest has let go of them, and a guest that is sent before that may crash.
+                    sleep(LET_GO).await;
+                }
+                migration::go(monitor, translate(*pace)).await.map_err(words)?;
+                self.pace = Some(*pace);
+                Ok(())
+            }
+            SourceStep::TakeOut => {
+                let out = usb::switch_off(self.qemu.monitor()?).await.map_err(words)?;
+                tracing::info!(pod = %self.pod, devices = ?out, "USB devices taken out for the move");
+                Ok(())
+            }
             SourceStep::Proceed => migration::proceed(self.qemu.monitor()?).await.map_err(words),
             SourceStep::Cancel => migration::cancel(self.qemu.monitor()?).await.map_err(words),
             SourceStep::Pause => self.qemu.monitor()?.stop().await.map_err(words),
@@ -219,24 +254,15 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
         LinkError::Denied { .. } => chain(&error),
         _ => format!("the agent of node {node} cannot be called: {}", chain(&error)),
     })?;
-    take_out(monitor, pod).await.map_err(|error| format!("USB devices cannot be taken out: {}", chain(&error)))?;
     migration::send(monitor, socket).await.map_err(|error| format!("QEMU does not send: {}", chain(&error)))?;
     tracing::info!(%pod, to = %to.name, %node, "sending the virtual machine");
     Ok(())
 }
 
-/// Takes the USB devices out of a machine whose guest runs.
-///
-/// QEMU 7.2 does not send a device's place in the guest so that the guest could go on with it, or find it gone, somewhere else.
-async fn take_out(monitor: &Monitor, pod: &PodRef) -> Result<(), QmpError> {
-    let plugged = usb::plugged(monitor).await?;
-    for device in &plugged {
-        usb::unplug(monitor, &device.name).await?;
-        tracing::info!(%pod, device = device.name, "taken out for the move");
+fn translate(pace: Pace) -> migration::Pace {
+    match pace {
+        Pace::Crawl => migration::Pace::Crawl,
+        Pace::Walk => migration::Pace::Walk,
+        Pace::Run => migration::Pace::Run,
     }
-    if !plugged.is_empty() {
-        // Nobody tells when the guest has let go of them, and a guest that is sent before that may crash.
-        sleep(LET_GO).await;
-    }
-    Ok(())
 }
