@@ -1,11 +1,12 @@
 //! The measurements: what an attachment costs, beside what the kernel and QEMU need by themselves.
 //!
-//! One run, one lab, one virtual machine on node-2 and one stick in node-1:
+//! One run, one lab of three nodes, one virtual machine on node-2 and one stick in node-1:
 //!
 //! 1. [`attach`]: the list of the machine's devices is changed, and the guest says when it sees the device;
 //! 2. [`cable`]: a stick is plugged in, and a watch says when its `NodeUSBDevice` is ready;
 //! 3. [`processes`]: what our processes use while nothing happens;
-//! 4. [`byhand`]: our processes are removed, and the same stick goes into the same guest with the stock tools.
+//! 4. [`moves`]: the machine goes around the nodes, and the guest says for how long it is without the device;
+//! 5. [`byhand`]: our processes are removed, and the same stick goes into the same guest with the stock tools.
 //!
 //! All times are in the time of one clock, the lab's: those of the nodes are compared with it ([`probe::skew`]).
 //! [`steps`] takes an attachment apart with what the API server's audit log, the agents' logs and the kernels say.
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use crate::case::Case;
 use crate::cluster::Lab;
 use crate::progress::{say, step};
+use crate::scenarios::Needs;
 use crate::stick::Stick;
 
 mod attach;
@@ -28,6 +30,7 @@ mod byhand;
 mod cable;
 mod clock;
 mod figures;
+mod moves;
 mod pressure;
 mod probe;
 mod processes;
@@ -37,6 +40,8 @@ use clock::Clock;
 use figures::{Row, Times, table};
 use steps::Records;
 
+/// The lab that they need.
+pub const NEEDS: Needs = Needs { nodes: 3, ..Needs::ORDINARY };
 /// How often each thing is done. One time more is not counted: the first finds cold caches and modules not loaded.
 const ROUNDS: usize = 10;
 const NAMESPACE: &str = "bench";
@@ -66,6 +71,7 @@ fn measure(lab: &Lab) -> Result<()> {
     let records = Records::read(lab, &clock)?;
     let cable = step("plugging sticks in", || cable::rounds(lab, &clock))?;
     let processes = step("watching our processes do nothing", || processes::idle(lab))?;
+    let moves = step("moving the machine", || moves::rounds(&case, &mut guest, &device, &clock))?;
     let place = device_place(lab, &device)?;
     let (hand, busy_by_hand) = step("removing our processes and doing the same by hand", || {
         pressure::during(|| byhand::rounds(&case, &mut guest, &place, &clock))
@@ -90,6 +96,7 @@ fn measure(lab: &Lab) -> Result<()> {
         Row::figure("API writes of one attach and detach", cycle.writes, "").at_most(12.0),
         Row::figure("  Events told besides", cycle.told, ""),
     ];
+    rows.extend(moves.iter().flat_map(moves::Moves::rows));
     rows.extend(processes.iter().flat_map(processes::Process::rows));
     println!("\n{}", table(&format!("Patchbay on this machine, {ROUNDS} rounds each"), &rows));
     println!("{}", table("Where an attach spends its time (each step from the end of the one before)", &breakdown));
@@ -121,7 +128,7 @@ fn measure(lab: &Lab) -> Result<()> {
             "rows": rows,
             "attach_ms": attach, "detach_ms": detach, "attach_steps_ms": by_step,
             "by_hand": hand, "cable": cable, "api_writes_per_cycle": cycle.by,
-            "processes": processes, "clock_drift_ms": drift,
+            "migrations": moves, "processes": processes, "clock_drift_ms": drift,
         }),
     )
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams};
 use patchbay_api::keys;
@@ -28,6 +29,8 @@ const SHOWN: usize = 15;
 pub struct Line {
     /// When it arrived here.
     pub at: Instant,
+    /// When its node wrote it down, by that node's clock: the time since 1970.
+    pub written: Duration,
     /// What it says.
     pub text: String,
 }
@@ -63,9 +66,9 @@ impl Guest {
             while weak.strong_count() > 0 {
                 if let Some(pod) = pod_of(&pods, &name).await {
                     let last = read_of.entry(pod.clone()).or_default();
-                    read(&pods, &pod, last, |text| {
+                    read(&pods, &pod, last, |time, text| {
                         weak.upgrade().map(|console| {
-                            console.lines().push(Line { at: Instant::now(), text });
+                            console.lines().push(Line { at: Instant::now(), written: since_1970(time), text });
                             console.more.notify_all();
                         })
                     })
@@ -236,14 +239,14 @@ async fn pod_of(pods: &Api<Pod>, vm: &str) -> Option<String> {
 
 /// Reads a pod's output until its container ends or it cannot be read. Lines that are not younger than `last` were read
 /// before: a connection that breaks begins with the first line again, and the next container of the pod with its own.
-async fn read(pods: &Api<Pod>, pod: &str, last: &mut String, mut push: impl FnMut(String) -> Option<()>) {
+async fn read(pods: &Api<Pod>, pod: &str, last: &mut String, mut push: impl FnMut(&str, String) -> Option<()>) {
     let follow = LogParams { follow: true, timestamps: true, ..LogParams::default() };
     let Ok(output) = pods.log_stream(pod, &follow).await else { return };
     let mut lines = std::pin::pin!(output.lines());
     while let Ok(Some(line)) = lines.try_next().await {
         let Some((time, text)) = stamped(&line).filter(|(time, _)| *time > last.as_str()) else { continue };
         time.clone_into(last);
-        if push(text.to_owned()).is_none() {
+        if push(time, text.to_owned()).is_none() {
             return;
         }
     }
@@ -255,9 +258,24 @@ fn stamped(line: &str) -> Option<(&str, &str)> {
     line.split_once(' ').filter(|(time, _)| time.starts_with(|c: char| c.is_ascii_digit()) && time.ends_with('Z'))
 }
 
+/// The time since 1970 of a time as the kubelet prints it.
+fn since_1970(time: &str) -> Duration {
+    let time = time.parse::<Timestamp>().ok();
+    time.and_then(|time| Duration::try_from(time.duration_since(Timestamp::UNIX_EPOCH)).ok()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn line(text: &str) -> Line {
+        Line { at: Instant::now(), written: Duration::ZERO, text: text.to_owned() }
+    }
+
+    #[test]
+    fn the_kubelets_times_are_understood() {
+        assert_eq!(since_1970("1970-01-01T00:01:00.250000000Z"), Duration::from_millis(60_250));
+    }
 
     #[test]
     fn what_the_kubelet_says_itself_is_no_line_of_the_guest() {
@@ -270,7 +288,7 @@ mod tests {
 
     fn guest(lines: &[&str]) -> Guest {
         let console = Arc::new(Console::default());
-        console.lines().extend(lines.iter().map(|text| Line { at: Instant::now(), text: (*text).to_owned() }));
+        console.lines().extend(lines.iter().map(|text| line(text)));
         Guest { what: "the guest of ns/vm".into(), console, from: 0 }
     }
 
@@ -292,7 +310,7 @@ mod tests {
             "guest: disk add sda size=8 serial=SN3 up=2.1",
             "guest: disk sda sha256=cc up=2.2",
         ] {
-            guest.console.lines().push(Line { at: Instant::now(), text: text.into() });
+            guest.console.lines().push(line(text));
         }
         assert!(guest.sha256("SN1", Duration::ZERO).is_err(), "the name of a disk says nothing after it was removed");
         assert_eq!(guest.sha256("SN3", Duration::ZERO).unwrap(), "cc");
@@ -317,7 +335,7 @@ mod tests {
         guest.forget();
         let console = Arc::clone(&guest.console);
         let other = std::thread::spawn(move || {
-            console.lines().push(Line { at: Instant::now(), text: "new".into() });
+            console.lines().push(line("new"));
             console.more.notify_all();
         });
         let text = guest.wait_line("anything", Duration::from_secs(10), |line| Some(line.text.clone())).unwrap();

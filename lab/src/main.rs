@@ -201,7 +201,7 @@ fn run(command: Command) -> Result<ExitCode> {
             inside(size.kubernetes, || demo::run(&size.start(Needs::ORDINARY)?).map(|()| ExitCode::SUCCESS))
         }
         Command::Bench(size) => {
-            inside(size.kubernetes, || bench::run(&size.start(Needs::ORDINARY)?).map(|()| ExitCode::SUCCESS))
+            inside(size.kubernetes, || bench::run(&size.start(bench::NEEDS)?).map(|()| ExitCode::SUCCESS))
         }
         Command::Test { words, times, size } => {
             let chosen = scenarios::matching(&words)?;

@@ -15,6 +15,7 @@ mod dead;
 mod deleted;
 mod devices;
 mod hotplug;
+mod interrupted;
 mod kinds;
 mod kubelet;
 mod life;
@@ -141,6 +142,9 @@ pub fn all() -> Vec<Scenario> {
         large("migration_takes_a_machine_and_its_device_from_node_to_node", migration::from_node_to_node),
         large("migration_without_a_free_port_is_refused_and_disturbs_nobody", migration::without_a_free_port),
         large("migration_that_is_stopped_in_the_middle_leaves_all_where_it_was", migration::stopped_in_the_middle),
+        large("migration_whose_target_ends_leaves_all_where_it_was", interrupted::by_the_end_of_the_target),
+        large("migration_goes_on_without_a_device_that_is_pulled_out", interrupted::by_the_cable),
+        large("migration_many_times_in_a_row_gives_no_wrong_block", migration::many_times),
     ]
 }
 

@@ -16,9 +16,9 @@ use super::limits::{SMALL, VHCI, wait_offered};
 use super::reading;
 
 /// For a move: the second pod starts, the guest's memory is sent, and the first one ends.
-const MOVED: Duration = Duration::from_secs(120);
+pub(super) const MOVED: Duration = Duration::from_secs(120);
 /// For a pod whose QEMU does not answer to be gone.
-const KILLED: Duration = Duration::from_secs(90);
+pub(super) const KILLED: Duration = Duration::from_secs(90);
 
 /// A machine that is not on the node of its device moves to that, to another one, and from there to a third. Each time the
 /// guest runs on, loses its device once and has it again, and never reads anything wrong.
@@ -50,6 +50,29 @@ pub(super) fn from_node_to_node(lab: &Lab) -> Result<()> {
     guest.reads(&stick, BOOT).context("the machine was restarted after its moves")?;
     case.completes("restart", SOON)?;
     ensure!(one_pod(&case)? == "pod/vm-linux-vm", "the restarted machine runs in a pod of another name");
+    case.end()
+}
+
+/// How often a machine moves to show that it reads nothing wrong.
+const OFTEN: usize = 10;
+
+/// A machine moves to and fro between two nodes, many times in a row. Each time its guest loses the device once, and then reads
+/// all of it anew; in between it reads on all the time, and never anything wrong.
+pub(super) fn many_times(lab: &Lab) -> Result<()> {
+    let case = Case::begin(lab, "to-and-fro")?;
+    let stick = Stick::new("to-and-fro").size(SMALL);
+    let (device, mut guest) = case.reading(&stick, "node-1", "node-2")?;
+    for (n, node) in (1..=OFTEN).zip(["node-3", "node-2"].iter().cycle()) {
+        let (name, before) = (format!("move-{n}"), uptime(&guest)?);
+        guest.forget();
+        ask(&case, &name, node)?;
+        case.completes(&name, MOVED).with_context(|| name.clone())?;
+        guest.reads(&stick, BOOT).with_context(|| name.clone())?;
+        case.wait_status(VM, &device, true)?;
+        has_run_on(&guest, before).with_context(|| name.clone())?;
+        lost(&guest, 1..=1).with_context(|| name.clone())?;
+    }
+    one_pod(&case)?;
     case.end()
 }
 
@@ -88,7 +111,7 @@ pub(super) fn stopped_in_the_middle(lab: &Lab) -> Result<()> {
     guest.forget();
 
     ask(&case, "target-deleted", "node-3")?;
-    let target = hold(&case, "target-deleted")?;
+    let target = hold(&case)?;
     lab.kubectl(&["delete", &target, "-n", &case.namespace, "--wait=false"])?;
     let message = case.fails("target-deleted", "Failed", KILLED)?;
     ensure!(message.contains("was deleted") && message.contains("stays on node node-2"), "it says: {message}");
@@ -97,7 +120,7 @@ pub(super) fn stopped_in_the_middle(lab: &Lab) -> Result<()> {
     reading::goes_on(&mut guest)?;
 
     ask(&case, "called-off", "node-3")?;
-    let target = hold(&case, "called-off")?;
+    let target = hold(&case)?;
     case.cancel("called-off")?;
     case.lab.wait_for("the operation to be gone", KILLED, || {
         let left =
@@ -119,22 +142,36 @@ pub(super) fn stopped_in_the_middle(lab: &Lab) -> Result<()> {
 }
 
 /// Asks for a machine to be moved to a node.
-fn ask(case: &Case<'_>, operation: &str, node: &str) -> Result<()> {
+pub(super) fn ask(case: &Case<'_>, operation: &str, node: &str) -> Result<()> {
     case.change_vm(VM, json!({"nodeSelector": {"kubernetes.io/hostname": node}}))?;
     case.operate(operation, "Migrate", VM)
 }
 
-/// Stops the QEMU of the target on node-3 and waits until the machine is being sent to it: the pod.
-fn hold(case: &Case<'_>, operation: &str) -> Result<String> {
+/// Stops the QEMU of the target on node-3 as soon as it has the connection through which the machine comes: the pod.
+pub(super) fn hold(case: &Case<'_>) -> Result<String> {
     let node = case.lab.node("node-3")?;
-    case.lab.wait_for("the target's QEMU", MOVED, || {
-        node.run("kill -STOP $(pidof qemu-system-x86_64)").map_err(|error| format!("{error:#}"))
+    case.lab.wait_for("the machine to be on its way to node-3", MOVED, || {
+        node.run(STOP_WHEN_SENT).map_err(|error| format!("{error:#}"))
     })?;
-    case.proceeds(operation, "MigrationRunning", MOVED)?;
     let annotation = r"jsonpath={.items[?(@.spec.nodeName=='node-3')].metadata.name}";
     let pods = ["get", "pods", "-n", &case.namespace, "-l", LABEL, "-o", annotation];
     Ok(format!("pod/{}", case.lab.kubectl(&pods)?.trim()))
 }
+
+/// Looks for a TCP connection among the descriptors of a node's QEMU: it has none of its own.
+const STOP_WHEN_SENT: &str = r#"
+pid=$(pidof qemu-system-x86_64) || exit 1
+for look in $(seq 20); do
+    for fd in /proc/$pid/fd/*; do
+        link=$(readlink $fd)
+        case $link in socket:*)
+            inode=${link#socket:\[}
+            grep -q " ${inode%\]} " /proc/net/tcp && kill -STOP $pid && exit 0
+        esac
+    done
+done
+exit 1
+"#;
 
 /// The label of machines' pods.
 const LABEL: &str = "vm.virtualization.deckhouse.io/name";
@@ -152,12 +189,17 @@ fn one_pod(case: &Case<'_>) -> Result<String> {
 }
 
 /// After moves that came to nothing: one pod, on node-2, with the device, which the guest has lost no more often.
-fn is_where_it_was(case: &Case<'_>, guest: &Guest, device: &str, times: usize) -> Result<()> {
+pub(super) fn is_where_it_was(case: &Case<'_>, guest: &Guest, device: &str, times: usize) -> Result<()> {
     ensure!(one_pod(case)? == "pod/vm-linux-vm", "the machine is in another pod");
+    goes_on_at_node_2(case, device)?;
+    lost(guest, 0..=times)
+}
+
+/// The machine's status and its device's conditions say that both are on node-2.
+pub(super) fn goes_on_at_node_2(case: &Case<'_>, device: &str) -> Result<()> {
     let told = case.wait_condition(device, "Attached", "AttachedToVirtualMachine")?;
     ensure!(told.contains("on node node-2"), "the device says: {told}");
-    case.wait_status(VM, device, true)?;
-    lost(guest, 0..=times)
+    case.wait_status(VM, device, true).map(drop)
 }
 
 /// How often the guest has lost its device since [`Guest::forget`].

@@ -79,14 +79,21 @@ fn say(stage: &Stage, pod: &str, to: &Destination, report: &Report) {
     request("say it", pods.patch_status(pod, &PatchParams::apply(keys::AGENT).force(), &patch)).unwrap();
 }
 
-/// The names of the machine's pods.
-fn pods(stage: &Stage) -> Vec<String> {
-    let pods = list::<Pod>(&stage.within("blue"), &ListParams::default().labels(keys::VM_NAME)).unwrap();
-    pods.iter().map(ResourceExt::name_any).collect()
+/// Waits until these are the machine's pods.
+fn pods_are(stage: &Stage, names: &[&str]) {
+    eventually(&format!("the machine's pods to be {names:?}"), || {
+        let pods = list::<Pod>(&stage.within("blue"), &ListParams::default().labels(keys::VM_NAME))?;
+        let found: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
+        if found == names { Ok(()) } else { Err(format!("{found:?}")) }
+    });
 }
 
-fn status(stage: &Stage) -> VirtualMachineStatus {
-    get(&stage.within::<VirtualMachine>("blue"), "linux-vm").unwrap().status.unwrap()
+/// Waits until the machine's status is as it should be.
+fn status_is(stage: &Stage, what: &str, good: impl Fn(&VirtualMachineStatus) -> bool) {
+    eventually(&format!("the machine's status to say {what}"), || {
+        let status = get(&stage.within::<VirtualMachine>("blue"), "linux-vm")?.status.unwrap_or_default();
+        if good(&status) { Ok(()) } else { Err(format!("{status:?}")) }
+    });
 }
 
 #[test]
@@ -99,9 +106,9 @@ fn a_machine_moves_with_its_device_when_its_target_has_loaded_it() {
 
     ask(&stage, "move", "Migrate");
     let to = asked(&stage);
-    assert_eq!(pods(&stage), [POD, to.name.as_str()]);
+    pods_are(&stage, &[POD, to.name.as_str()]);
     assert_eq!(stage.attachments("blue").unwrap().len(), 2, "ports are held on the target");
-    assert_eq!(status(&stage).phase.as_deref(), Some("Migrating"));
+    status_is(&stage, "Migrating", |status| status.phase.as_deref() == Some("Migrating"));
     say(&stage, POD, &to, &Report::Moving(Some(43)));
     eventually("the operation to say how far the move is", || {
         let message = is(&stage, "move", "InProgress", "MigrationRunning");
@@ -119,7 +126,7 @@ fn a_machine_moves_with_its_device_when_its_target_has_loaded_it() {
         is(&stage, "move", "Completed", "OperationCompleted"),
         "virtual machine linux-vm has moved to node node-3"
     );
-    assert_eq!(pods(&stage), [to.name.as_str()]);
+    pods_are(&stage, &[to.name.as_str()]);
     stage.is_attached("blue", "linux-vm", "webcam");
     let message = stage.device_is("blue", "webcam", "Attached", "AttachedToVirtualMachine").message;
     assert!(message.contains("on node node-3"), "{message}");
@@ -128,7 +135,7 @@ fn a_machine_moves_with_its_device_when_its_target_has_loaded_it() {
         if after.len() == 1 && after[0] != before { Ok(()) } else { Err(format!("{after:?}")) }
     });
     stage.machine_is("blue", "linux-vm", "Running", "Running");
-    assert_eq!(status(&stage).node_name.as_deref(), Some("node-3"));
+    status_is(&stage, "node-3", |status| status.node_name.as_deref() == Some("node-3"));
     delete(&stage.within::<VirtualMachineOperation>("blue"), "move");
     eventually("the operation to be gone", || is_gone(&stage.within::<VirtualMachineOperation>("blue"), "move"));
     stage.check(&controller);
@@ -144,7 +151,7 @@ fn a_machine_whose_device_finds_no_port_stays_and_nothing_has_happened() {
     ask(&stage, "move", "Migrate");
     let message = is(&stage, "move", "Failed", "NoFreeUSBIPPort");
     assert!(message.contains("node-3") && message.contains("stays on node node-2"), "{message}");
-    assert_eq!(pods(&stage), [POD]);
+    pods_are(&stage, &[POD]);
     assert_eq!((decision(&stage), stage.attachments("blue").unwrap()[0].uid()), (None, before));
     stage.is_attached("blue", "linux-vm", "webcam");
     stage.check(&controller);
