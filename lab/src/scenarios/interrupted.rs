@@ -1,5 +1,7 @@
 //! Moves of machines that something else breaks into: the target dies or is cut off, or somebody pulls the device out.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::case::{BOOT, Case, SOON, VM};
@@ -7,8 +9,11 @@ use crate::cluster::Lab;
 use crate::stick::Stick;
 
 use super::limits::SMALL;
-use super::migration::{KILLED, MOVED, ask, goes_on_at_node_2, has_run_on, hold, is_where_it_was, uptime};
+use super::migration::{MOVED, ask, goes_on_at_node_2, has_run_on, hold, is_where_it_was, uptime};
 use super::reading;
+
+/// For Kubernetes to see that a node is off, or for a pod whose QEMU does not answer to be gone.
+const LOST: Duration = Duration::from_secs(120);
 
 /// The target's QEMU is killed, its node is cut off from the source's, and its node loses its power, each while the machine is
 /// being sent. Each time machine and device go on where they were, and that is said; at last the machine moves there.
@@ -30,7 +35,7 @@ pub(super) fn by_the_end_of_the_target(lab: &Lab) -> Result<()> {
         ask(&case, way, "node-3")?;
         hold(&case)?;
         happens()?;
-        let message = case.fails(way, "Failed", KILLED).context(way)?;
+        let message = case.fails(way, "Failed", LOST).context(way)?;
         ensure!(message.contains("stays on node node-2"), "{way} says: {message}");
         goes_on_at_node_2(&case, &device).context(way)?;
         has_run_on(&guest, begin).context(way)?;

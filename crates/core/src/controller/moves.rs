@@ -158,7 +158,8 @@ impl Case<'_> {
     /// What an earlier move of the machine has left.
     fn left(&self) -> Option<String> {
         let pods = || migration::pods(self.world, self.namespace, &self.operation.vm);
-        let other = pods().find(|(_, pod)| has_left(pod) || is_target(self.world, self.namespace, pod));
+        let target = |pod: &VmPod| is_target(self.world, self.namespace, pod) && !self.is_lost(pod);
+        let other = pods().find(|(_, pod)| has_left(pod) || target(pod));
         if let Some((name, _)) = other {
             return Some(format!("pod {name} is still there"));
         }
@@ -167,6 +168,11 @@ impl Case<'_> {
         let busy = pods().find(|(_, pod)| pod.moving.to.is_some() && !undone(pod))?;
         let node = busy.1.node.as_ref().map(ToString::to_string).unwrap_or_default();
         Some(format!("the agent of node {node} has not yet undone it"))
+    }
+
+    /// Whether a pod goes when its node is back, if that ever is. The machine does not run in one that was given up.
+    fn is_lost(&self, pod: &VmPod) -> bool {
+        pod.deleting && pod.node.as_ref().is_some_and(|node| is_dead(self.world, node))
     }
 
     /// Whether it is done, what it waits for, or why it is given up.
@@ -231,12 +237,13 @@ impl Case<'_> {
         Verdict::new(OperationPhase::Completed, Reason::OperationCompleted, message)
     }
 
-    /// It is given up: failed when nothing is left of it.
+    /// It is given up: failed when nothing is left of it, but for what a dead node keeps.
     fn undo(&self, reason: Reason, message: &str, source: Option<&VmPod>, target: Option<&VmPod>) -> Verdict {
         let wanted = target_name(&self.operation.vm, &self.operation.uid);
         let asked = |s: &VmPod| s.moving.to.as_ref().is_some_and(|to| to.name == wanted);
         let undecided = source.is_some_and(|s| asked(s) && s.moving.decision.is_none());
-        let phase = if target.is_some() || undecided { OperationPhase::InProgress } else { OperationPhase::Failed };
+        let left = target.is_some_and(|target| !self.is_lost(target));
+        let phase = if left || undecided { OperationPhase::InProgress } else { OperationPhase::Failed };
         Verdict::new(phase, reason, message)
     }
 

@@ -388,6 +388,21 @@ fn a_machine_whose_new_pod_dies_is_started_anew_when_both_are_gone() {
 }
 
 #[test]
+fn a_move_to_a_node_that_dies_is_over_though_its_pod_cannot_go() {
+    let mut it = moving();
+    it.world.nodes.get_mut(&"node-3".into()).unwrap().ready = false;
+    it.settle();
+    assert_eq!(decision(&mut it), Some(Decision::Source));
+    assert!(target(&mut it).deleting, "and its node does not let it go");
+    assert!(it.told("op").starts_with("Failed Completed=False/Failed: node node-3 is not ready"), "{}", it.told("op"));
+    // Nor does it keep the next one from beginning.
+    source(&mut it).moving.report = Some(Report::Failed("called off".to_owned()));
+    it.operation("again", OperationKind::Migrate, "vm-a");
+    it.settle();
+    assert!(it.told("again").starts_with("InProgress"), "{}", it.told("again"));
+}
+
+#[test]
 fn a_machine_that_is_stopped_on_its_way_stops() {
     let mut it = moving();
     it.vm_mut("blue", "vm-a").policy = RunPolicy::AlwaysOff;
