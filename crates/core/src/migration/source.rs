@@ -9,6 +9,8 @@ use super::{Decision, Destination, Guest, Phase, Qemu, Report};
 pub(super) const KEPT_BACK: u64 = 64 << 20;
 /// Bytes of empty memory that a fast processor may be through with in a millisecond, whatever the pace.
 const SKIPPED: u64 = 16 << 20;
+/// For how long USB devices may be out of a machine that is still being sent.
+pub(super) const OUT: Duration = Duration::from_secs(60);
 /// How often to look at QEMU at most, and at least.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
 /// How often to look at a QEMU that does not say how far it is.
@@ -25,6 +27,8 @@ pub struct Source {
     pub qemu: Option<Qemu>,
     /// The guest has USB devices of ours.
     pub devices: bool,
+    /// How long ago this agent took them out; zero when it did not.
+    pub out: Duration,
     /// How fast QEMU was told to send, if this agent has told it.
     pub pace: Option<Pace>,
     /// The mark that the machine has left is there.
@@ -168,6 +172,9 @@ fn go(seen: &Source, steps: &mut Vec<SourceStep>) {
                     .as_deref()
                     .unwrap_or("the virtual machine could not be sent: the connection broke, or the other side failed"),
             );
+        }
+        (Phase::Active, _) if seen.out > OUT => {
+            fail(steps, "the guest changes its memory faster than it can be sent; try again when it is less busy");
         }
         (Phase::Active, _) => {
             mark(seen, steps);

@@ -1,4 +1,6 @@
-use super::source::KEPT_BACK;
+use std::time::Duration;
+
+use super::source::{KEPT_BACK, OUT};
 use super::*;
 
 mod explorer;
@@ -15,6 +17,7 @@ fn leaving() -> Source {
         decision: None,
         qemu: Some(QEMU),
         devices: false,
+        out: Duration::ZERO,
         pace: Some(Pace::Run),
         marked: false,
         reported: None,
@@ -86,6 +89,10 @@ fn devices_stay_in_until_little_is_left_and_are_out_before_that_is_sent() {
     }
     let late = Source { qemu: qemu(Phase::PreSwitchover, Guest::Paused), devices: true, reported, ..leaving() };
     assert!(why(&source(&late)).contains("before its USB devices were out"), "never with devices in");
+    let active = Source { qemu: qemu(Phase::Active, Guest::Runs), devices: false, marked: true, ..late };
+    assert_eq!(source(&Source { out: OUT, ..active.clone() }), []);
+    let busy = Source { out: OUT + Duration::from_millis(1), ..active };
+    assert!(why(&source(&busy)).contains("faster than it can be sent"), "they are not away for ever");
 }
 
 #[test]

@@ -80,7 +80,8 @@ impl World {
         let left = Some(if self.near { 0 } else { u64::MAX });
         let qemu = self.s.qemu().map(|qemu| Qemu { left, ..qemu });
         let (devices, pace) = (self.devices, self.pace);
-        source(&Source { decision, qemu, devices, pace, marked, reported, memory, to: leaving().to })
+        let out = Duration::ZERO;
+        source(&Source { decision, qemu, devices, out, pace, marked, reported, memory, to: leaving().to })
     }
 
     fn target_steps(&self) -> Vec<TargetStep> {

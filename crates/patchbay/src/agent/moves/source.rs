@@ -14,7 +14,7 @@ use patchbay_core::names::{PodRef, Uid};
 use patchbay_link::{LinkError, Migrate, Pod as Named, migrate};
 use patchbay_qmp::{Monitor, migration, usb};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Moves;
 use super::marks;
@@ -43,6 +43,8 @@ struct Going<'m> {
     memory: Arc<Mutex<Memory>>,
     /// How fast QEMU was told to send.
     pace: Option<Pace>,
+    /// When the devices were taken out.
+    out: Option<Instant>,
     call: Option<JoinHandle<()>>,
     said: Said,
 }
@@ -68,6 +70,7 @@ pub(super) async fn run(moves: &Arc<Moves>, uid: &Uid, to: &Uid) {
             qemu: Connection::new(moves.folder.join(uid.as_str()).join(api::run_folder())),
             memory: Arc::default(),
             pace: None,
+            out: None,
             call: None,
             said: Said::default(),
         });
@@ -139,7 +142,8 @@ impl Going<'_> {
             self.remember(memory.clone());
         }
         let (to, reported) = (self.to.clone(), self.said.or(known));
-        Source { to, decision, qemu, devices, pace: self.pace, marked, reported, memory }
+        let out = self.out.map_or(Duration::ZERO, |out| out.elapsed());
+        Source { to, decision, qemu, devices, out, pace: self.pace, marked, reported, memory }
     }
 
     /// Whether the guest has USB devices of ours.
@@ -198,8 +202,9 @@ impl Going<'_> {
                 Ok(())
             }
             SourceStep::TakeOut => {
-                let out = usb::switch_off(self.qemu.monitor()?).await.map_err(words)?;
-                tracing::info!(pod = %self.pod, devices = ?out, "USB devices taken out for the move");
+                self.out.get_or_insert_with(Instant::now);
+                let devices = usb::switch_off(self.qemu.monitor()?).await.map_err(words)?;
+                tracing::info!(pod = %self.pod, ?devices, "USB devices taken out for the move");
                 Ok(())
             }
             SourceStep::Proceed => migration::proceed(self.qemu.monitor()?).await.map_err(words),
