@@ -17,6 +17,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use futures::future::{try_join, try_join_all};
 use serde_json::{Value, json};
 
 use crate::QmpError;
@@ -174,10 +175,11 @@ pub async fn plugged(monitor: &Monitor) -> Result<Vec<Plugged>, QmpError> {
         return Ok(Vec::new());
     }
     let view = View::of(monitor).await?;
+    // Asked at once: a busy QEMU answers one question as late as many.
+    let devices = try_join_all(ids.iter().map(|id| view.read(monitor, id))).await?;
     let mut all = Vec::new();
-    for id in ids {
-        let device = view.read(monitor, &id).await?;
-        if device.attached || !is_off(monitor, &id).await? {
+    for (id, device) in ids.iter().zip(devices) {
+        if device.attached || !is_off(monitor, id).await? {
             all.push(device);
         }
     }
@@ -192,13 +194,15 @@ struct View {
 
 impl View {
     async fn of(monitor: &Monitor) -> Result<Self, QmpError> {
-        Ok(Self { sets: monitor.query_fdsets().await?, topology: monitor.usb_topology().await? })
+        let (sets, topology) = try_join(monitor.query_fdsets(), monitor.usb_topology()).await?;
+        Ok(Self { sets, topology })
     }
 
     /// One device of ours; costs two questions.
     async fn read(&self, monitor: &Monitor, id: &str) -> Result<Plugged, QmpError> {
-        let attached = monitor.property(id, "attached").await?.and_then(|value| value.as_bool()).unwrap_or(false);
-        let set = monitor.property(id, "hostdevice").await?.as_ref().and_then(set_of);
+        let (attached, set) = try_join(monitor.property(id, "attached"), monitor.property(id, "hostdevice")).await?;
+        let attached = attached.and_then(|value| value.as_bool()).unwrap_or(false);
+        let set = set.as_ref().and_then(set_of);
         let name = name_of(id).unwrap_or_default().to_owned();
         let note = self.sets.iter().filter(|info| Some(info.id) == set).find_map(note);
         let tag = note.filter(|(owner, _)| *owner == name).map_or(String::new(), |(_, tag)| tag.to_owned());

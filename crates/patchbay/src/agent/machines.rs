@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long looking at one machine may take, so that a stuck one does not hold up the others.
 const LOOK: Duration = Duration::from_secs(4);
 /// For so long a machine that is too busy to answer is taken to have what it had: it has lost nothing by being busy.
-const BUSY: Duration = Duration::from_secs(30);
+const BUSY: Duration = Duration::from_secs(60);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const LAST_BACK_OFF: Duration = Duration::from_secs(5);
 
