@@ -20,6 +20,7 @@ use patchbay_core::DRIVER;
 use patchbay_core::conditions::Seconds;
 use patchbay_core::controller::world::Pool;
 use patchbay_core::device::{Attributes as CoreAttributes, Device, clean};
+use patchbay_core::host_use::HostUse;
 use patchbay_core::identity::Published;
 use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_core::speed::PortName;
@@ -78,7 +79,7 @@ pub fn device(device: &Device, node: &NodeName) -> DraDevice {
         ("portPath", Some(text.port_path)),
         ("class", Some(text.class)),
         ("hub", Some(device.attributes.speed.hub().to_string())),
-        ("notReady", device.not_ready.clone()),
+        ("notReady", device.not_ready.as_ref().map(ToString::to_string)),
     ];
     let strings = attributes.into_iter().filter_map(|(key, value)| Some((key, clean(&value?, MAX_STRING)?)));
     DraDevice {
@@ -236,7 +237,11 @@ fn read_device(device: &DraDevice) -> Result<Device, Unreadable> {
     };
     let attributes: CoreAttributes =
         text.read().ok_or_else(|| Unreadable::bad("attributes", "not as an agent writes them"))?;
-    Ok(Device { name: DeviceName::new(&device.name), attributes, not_ready: optional("notReady") })
+    Ok(Device {
+        name: DeviceName::new(&device.name),
+        attributes,
+        not_ready: optional("notReady").map(|t| HostUse::read(&t)),
+    })
 }
 
 /// What all agents publish, as far as it is believed.
@@ -361,7 +366,7 @@ mod tests {
         bare.attributes.serial = None;
         bare.attributes.manufacturer = None;
         bare.attributes.product = None;
-        bare.not_ready = Some("its file system is mounted on the host".to_owned());
+        bare.not_ready = Some(HostUse::mounted("/mnt/stick"));
         let slice = read(&device_slice("s", 1, 1, &[samples::device(), bare.clone()])).unwrap();
         assert_eq!(slice.contents, Contents::Devices(vec![samples::device(), bare]));
         assert_eq!(slice.skipped, []);

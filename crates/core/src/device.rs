@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host_use::HostUse;
 use crate::names::DeviceName;
 use crate::speed::Speed;
 
@@ -170,8 +171,8 @@ pub struct Device {
     pub name: DeviceName,
     /// What is known of it.
     pub attributes: Attributes,
-    /// Why it cannot be used although it is there, for people; None when it can.
-    pub not_ready: Option<String>,
+    /// What its node does with it, so that nobody else can use it although it is there; None when others can.
+    pub not_ready: Option<HostUse>,
 }
 
 /// Makes text from a device fit for people and for DRA attributes: control characters become spaces, white space is

@@ -33,6 +33,8 @@ pub struct Observed {
     pub pods: BTreeMap<Uid, Source>,
     /// Devices plugged into this node that can be used, by the name they are published under.
     pub local: BTreeMap<DeviceName, BusAddress>,
+    /// Those of them that the node uses itself, and nobody of ours: why they are kept, for people.
+    pub kept: BTreeMap<DeviceName, String>,
     /// vhci ports by name.
     pub ports: BTreeMap<PortName, Port>,
     /// Virtual machines of this node whose monitor answers, by the uid of their pod.
@@ -367,7 +369,11 @@ fn locate(seen: &Observed, user: &Uid, source: &Source) -> Located {
                 Some(_) if seen.pods.iter().any(has) => {
                     missing("waiting for the kubelet to end the pod that had the device before".to_owned())
                 }
-                Some(address) => Located::At(*address),
+                // Once it is in a guest, it is the guest's.
+                Some(address) => match seen.kept.get(device).filter(|_| !in_any_guest(seen, *address)) {
+                    Some(why) => missing(why.clone()),
+                    None => Located::At(*address),
+                },
                 None => missing("the device is absent on this node".to_owned()),
             };
         }

@@ -10,6 +10,7 @@
 //! | [`controller`] | what the controller writes, from all that the API server knows |
 //! | [`importer`] | what the agent does on the node where a device is used |
 //! | [`migration`] | what the agents do when a machine moves to another node |
+//! | [`host_use`] | what a device that its own node uses is kept from |
 //! | [`home`] | who may have a device, and when it goes back to its host driver |
 //!
 //! The vocabulary ([`names`], [`device`], [`speed`]) makes illegal values unwritable: text is parsed once, at the edge.
@@ -18,6 +19,7 @@ pub mod conditions;
 pub mod controller;
 pub mod device;
 pub mod home;
+pub mod host_use;
 pub mod identity;
 pub mod importer;
 pub mod migration;

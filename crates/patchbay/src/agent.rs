@@ -43,7 +43,9 @@ use patchbay_api::{NodeUSBDevice, slice};
 use patchbay_core::DRIVER;
 use patchbay_core::importer::Source;
 use patchbay_core::names::{NodeName, Uid};
-use patchbay_dra::{Journal, NodeScope, Patience, Plugin, Pool, Publishing, SlicePublisher, liveness};
+use patchbay_dra::{
+    Journal, NodeScope, Patience, Plugin, Pool, Publishing, Records as JournalRecords, SlicePublisher, liveness,
+};
 use patchbay_link::{HangUp, Identity, Listener};
 use patchbay_usb::{hints, root::SysRoot};
 use patchbay_usbip::modules::{self, Module};
@@ -52,7 +54,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::connection;
-use containers::Containers;
+use containers::{Containers, given_here};
 use exports::Exports;
 use inventory::Inventory;
 use machines::Machines;
@@ -140,13 +142,13 @@ async fn start(args: Args) -> anyhow::Result<()> {
     );
     let (in_reach_writer, in_reach) = watch::channel(InReach::new());
     let (pools, wanted) = watch::channel(None);
-    tokio::spawn(publish(node.clone(), records.clone(), inventory.clone(), in_reach, pools));
+    tokio::spawn(publish(node.clone(), records.clone(), journal.watch(), inventory.clone(), in_reach, pools));
     tokio::spawn(scanning);
     let publishing = Publishing { driver: DRIVER.to_owned(), node: args.node.clone() };
     let _publisher = SlicePublisher::start(client.clone(), publishing, wanted, Patience::default());
 
     let wake = Arc::new(Notify::new());
-    let containers = Containers::new(root.clone(), &args.cdi);
+    let containers = Containers::new(node.clone(), root.clone(), &args.cdi);
     containers.clean_up(&journal).await;
     let (reach_writer, reach) = watch::channel(BTreeMap::new());
     let (held_writer, held) = watch::channel(None);
@@ -184,6 +186,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
     tokio::spawn(moves::run(moves, moving_writer));
 
     let steps = Arc::new(Steps {
+        node: node.clone(),
         client: client.clone(),
         root,
         identity,
@@ -272,6 +275,7 @@ async fn serve_exports(
 async fn publish(
     node: NodeName,
     records: Records,
+    mut journal: watch::Receiver<Arc<JournalRecords>>,
     mut inventory: watch::Receiver<Arc<Inventory>>,
     mut in_reach: watch::Receiver<InReach>,
     pools: watch::Sender<Option<Vec<Pool>>>,
@@ -281,7 +285,7 @@ async fn publish(
     }
     loop {
         let (now, used) = (inventory.borrow_and_update().clone(), in_reach.borrow_and_update().clone());
-        let published = now.published();
+        let published = now.published(&given_here(&node, &journal.borrow_and_update()));
         let devices = Pool::new(
             slice::device_pool(&node),
             NodeScope::AllNodes,
@@ -315,6 +319,7 @@ async fn publish(
         });
         tokio::select! {
             changed = inventory.changed() => if changed.is_err() { return },
+            changed = journal.changed() => if changed.is_err() { return },
             changed = in_reach.changed() => if changed.is_err() { return },
         }
     }

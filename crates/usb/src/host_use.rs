@@ -1,48 +1,102 @@
 //! Which devices the host itself is using.
 //!
 //! Taking away the disk a node runs from, or the network it is reached by, would take the node away. So a device is in use
-//! when the host has a file system or swap space on any block device below it (also through device mapper and RAID), or a
-//! network interface below it that carries traffic: up, with a carrier, and with an address or part of a bridge or bond.
+//! when the host has a file system or swap space on any block device below it (also through device mapper and RAID), when
+//! device mapper or RAID has a block device below it at all, or when it has a network interface below it that carries
+//! traffic: up, with a carrier, and with an address or part of a bridge or bond.
 //!
-//! Everything is best effort: what cannot be read is taken as not in use.
+//! Everything is best effort: what cannot be read is taken as not in use. What the tables do not show, a mount in the own
+//! view of a container above all, is found by [`claim`], which asks the kernel.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use patchbay_core::device::PortPath;
+use patchbay_core::host_use::HostUse;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::root::{SysDir, SysRoot};
 
-/// What the host uses: where in the tree of devices, and in words.
-pub(crate) struct HostUse(Vec<(PathBuf, String)>);
+/// What the host uses: where in the tree of devices, and for what.
+pub(crate) struct Tables(Vec<(PathBuf, HostUse)>);
 
 /// How many layers of device mapper and RAID are looked through.
 const MAX_LAYERS: usize = 8;
 
-impl HostUse {
+impl Tables {
     pub(crate) fn read(root: &SysRoot) -> Self {
         let mut uses = Vec::new();
         for (block, point) in mounts(root) {
-            let words = format!("the host has a file system on it mounted at {point}: unmount it first");
-            physical(&block, MAX_LAYERS, &mut |path| uses.push((path, words.clone())));
+            physical(&block, MAX_LAYERS, &mut |path| uses.push((path, HostUse::mounted(&point))));
         }
-        for block in swaps(root) {
-            let words = "the host has swap space on it: swapoff first".to_owned();
-            physical(&block, MAX_LAYERS, &mut |path| uses.push((path, words.clone())));
+        for (block, name) in swaps(root) {
+            physical(&block, MAX_LAYERS, &mut |path| uses.push((path, HostUse::swap(&name))));
         }
-        for (interface, path) in networks(root) {
-            uses.push((
-                path,
-                format!("the host uses it as network interface {interface}: take the interface down first"),
-            ));
+        for (name, path) in networks(root) {
+            uses.push((path, HostUse::network(&name)));
+        }
+        // Last: a mount point says more.
+        for (name, path) in held(root) {
+            uses.push((path, HostUse::held(&name)));
         }
         Self(uses)
     }
 
-    /// Why the device at this real path cannot be taken from the host; None when it can.
-    pub(crate) fn reason(&self, device: &Path) -> Option<String> {
-        let found = self.0.iter().find(|(path, _)| path.starts_with(device));
-        found.map(|(_, words)| words.clone())
+    /// What the host does with the device at this real path; None when nothing.
+    pub(crate) fn of(&self, device: &Path) -> Option<&HostUse> {
+        self.0.iter().find(|(path, _)| path.starts_with(device)).map(|(_, host)| host)
     }
+}
+
+/// Keeps the host from mounting or otherwise taking the disks of a device, until it is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    _disks: Vec<File>,
+}
+
+/// Looks at this moment, and takes the disks of the device at a place from the host, so that nothing can come in between.
+/// A place without a device has nothing to take. Opens each disk: use `spawn_blocking`.
+///
+/// # Errors
+/// The host uses it, and for what.
+pub fn claim(root: &SysRoot, place: &PortPath) -> Result<Claim, HostUse> {
+    let Ok(device) = root.usb_device(place.as_str()).real() else { return Ok(Claim { _disks: Vec::new() }) };
+    if let Some(host) = Tables::read(root).of(&device) {
+        return Err(host.clone());
+    }
+    // For a block device O_EXCL means that nobody else may have it so, on the whole or in part: neither a mount in whatever
+    // namespace nor device mapper (open(2); `bd_may_claim` in block/bdev.c). O_NONBLOCK: without waiting for a medium.
+    let flags = i32::try_from((OFlags::EXCL | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    let mut disks = Vec::new();
+    for (name, block) in blocks(root).filter(|(_, block)| block.real().is_ok_and(|path| path.starts_with(&device))) {
+        if block.has("partition") {
+            continue;
+        }
+        match OpenOptions::new().read(true).custom_flags(flags).open(root.path(format!("dev/{name}"))) {
+            Ok(disk) => disks.push(disk),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => return Err(HostUse::held(&name)),
+            // No node, no medium, no right: then nobody has it mounted through this node either.
+            Err(_) => {}
+        }
+    }
+    Ok(Claim { _disks: disks })
+}
+
+/// All block devices, by the kernel's names.
+fn blocks(root: &SysRoot) -> impl Iterator<Item = (String, SysDir)> {
+    let class = root.dir("sys/class/block");
+    let names = class.names().unwrap_or_default();
+    names.into_iter().map(move |name| (name.clone(), class.join(name)))
+}
+
+/// Block devices that others are made of, and where they are.
+fn held(root: &SysRoot) -> Vec<(String, PathBuf)> {
+    let holds = |block: &SysDir| block.join("holders").names().is_ok_and(|names| !names.is_empty());
+    let all = blocks(root).filter(|(_, block)| holds(block));
+    all.filter_map(|(name, block)| Some((name, block.real().ok()?))).collect()
 }
 
 /// Reports the real path of a block device, and of those it is made of.
@@ -73,23 +127,23 @@ fn mounted(root: &SysRoot, line: &str) -> Option<(SysDir, String)> {
     let mut fields = head.split(' ').skip(2);
     let (number, point) = (fields.next()?, fields.nth(1)?);
     let block = if number.starts_with("0:") {
-        class_block(root, tail.split(' ').nth(1)?)?
+        class_block(root, tail.split(' ').nth(1)?)?.0
     } else {
         root.dir("sys/dev/block").join(number)
     };
     Some((block, unescape(point)))
 }
 
-fn swaps(root: &SysRoot) -> Vec<SysDir> {
+fn swaps(root: &SysRoot) -> Vec<(SysDir, String)> {
     let table = fs::read_to_string(root.path("proc/swaps")).unwrap_or_default();
     let sources = table.lines().skip(1).filter_map(|line| line.split_whitespace().next());
     sources.filter_map(|source| class_block(root, source)).collect()
 }
 
-/// The block device behind `/dev/sda1`.
-fn class_block(root: &SysRoot, source: &str) -> Option<SysDir> {
+/// The block device behind `/dev/sda1`, and its name.
+fn class_block(root: &SysRoot, source: &str) -> Option<(SysDir, String)> {
     let name = source.strip_prefix("/dev/")?;
-    (!name.contains('/')).then(|| root.dir("sys/class/block").join(name))
+    (!name.contains('/')).then(|| (root.dir("sys/class/block").join(name), name.to_owned()))
 }
 
 /// Spaces, tabs, newlines and backslashes are written as three octal digits.

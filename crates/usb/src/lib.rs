@@ -3,6 +3,7 @@
 //! | module | says |
 //! |---|---|
 //! | [`scan`] | which devices this node has, and which of them it imported |
+//! | [`host_use`] | which of them the host uses itself |
 //! | [`nodes`] | which device nodes a device has |
 //! | [`names`] | what to call a device that does not say |
 //! | [`hints`] | that it is time to look again |
@@ -13,7 +14,7 @@
 //! is old when it is read.
 
 pub mod hints;
-mod host_use;
+pub mod host_use;
 pub mod names;
 pub mod nodes;
 pub mod root;

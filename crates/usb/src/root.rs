@@ -137,6 +137,11 @@ impl SysDir {
         fs::canonicalize(&self.0).map_err(|source| SysError::Read { path: self.0.clone(), source })
     }
 
+    /// Whether it has an attribute or folder of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.join(name).exists()
+    }
+
     /// The names in it, without order. Bytes that are no UTF-8 are replaced.
     ///
     /// # Errors

@@ -15,8 +15,9 @@
 use std::path::Path;
 
 use patchbay_core::device::{Attributes, BusAddress, HexId, PortPath, clean};
+use patchbay_core::host_use::HostUse;
 
-use crate::host_use::HostUse;
+use crate::host_use::Tables;
 use crate::names;
 use crate::root::{SysDir, SysError, SysRoot, explain};
 
@@ -40,8 +41,8 @@ pub struct Scanned {
     pub sysfs_name: String,
     /// The driver of the device as a whole: `usb`, or `usbip-host` while it is exported. None: nobody has it.
     pub driver: Option<String>,
-    /// Why it cannot be taken from the host, for people. None when it can.
-    pub host_use: Option<String>,
+    /// What the host does with it, so that it cannot be taken away; None when it can.
+    pub host_use: Option<HostUse>,
 }
 
 /// A device that sits on a virtual controller of this node.
@@ -77,7 +78,7 @@ pub fn scan(root: &SysRoot) -> Scan {
         scan.problems.push(explain(&error));
         Vec::new()
     });
-    let host = HostUse::read(root);
+    let host = Tables::read(root);
     let mut places: Vec<PortPath> = Vec::new();
     // Root hubs (`usb1`) have no dash, interfaces (`1-1:1.0`) have a colon.
     for name in names.iter().filter(|n| n.contains('-') && !n.contains(':')) {
@@ -112,6 +113,13 @@ pub fn address(root: &SysRoot, place: &PortPath) -> Result<BusAddress, SysError>
     Ok(BusAddress { bus: device.parse("busnum")?, device: device.parse("devnum")? })
 }
 
+/// Where the device with this address is; None when there is none.
+pub fn place_of(root: &SysRoot, at: BusAddress) -> Option<PortPath> {
+    let names = root.dir("sys/bus/usb/devices").names().unwrap_or_default();
+    let mut places = names.iter().filter(|n| n.contains('-') && !n.contains(':')).filter_map(|n| n.parse().ok());
+    places.find(|place| address(root, place).is_ok_and(|found| found == at))
+}
+
 /// Whether the device at a place of this node is one that it imported.
 ///
 /// # Errors
@@ -121,7 +129,7 @@ pub fn is_imported(root: &SysRoot, place: &PortPath) -> Result<bool, SysError> {
     Ok(virtual_controller(root, &real).is_some())
 }
 
-fn look(root: &SysRoot, host: &HostUse, place: &PortPath) -> Result<Found, SysError> {
+fn look(root: &SysRoot, host: &Tables, place: &PortPath) -> Result<Found, SysError> {
     let device = root.usb_device(place.as_str());
     let real = device.real()?;
     if let Some(controller) = virtual_controller(root, &real) {
@@ -137,7 +145,7 @@ fn look(root: &SysRoot, host: &HostUse, place: &PortPath) -> Result<Found, SysEr
         attributes: attributes(root, &device, place, class)?,
         sysfs_name: place.as_str().to_owned(),
         driver: device.link("driver"),
-        host_use: host.reason(&real),
+        host_use: host.of(&real).cloned(),
     };
     Ok(Found::Device(Box::new(found)))
 }

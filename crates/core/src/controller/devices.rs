@@ -119,7 +119,7 @@ fn presence<'w>(world: &'w World, object: &DeviceName, found: Option<(&'w NodeNa
         let ready = world.nodes.get(node).is_some_and(|n| n.ready);
         return match &device.not_ready {
             _ if !ready => Presence::NotReady { node, device: Some(device), why: dead(node) },
-            Some(why) => Presence::NotReady { node, device: Some(device), why: why.clone() },
+            Some(host) => Presence::NotReady { node, device: Some(device), why: host.message(node) },
             None => Presence::Ready { node, device },
         };
     }

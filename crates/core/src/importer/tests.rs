@@ -513,3 +513,28 @@ fn a_local_device_is_given_to_nobody_while_the_containers_of_a_pod_that_was_dele
     seen.pods.remove(&Uid::new("former"));
     assert_eq!(reach_of(&seen), Reach::Here(ADDRESS));
 }
+
+#[test]
+fn a_local_device_that_the_node_uses_itself_is_given_to_nobody_and_stays_with_who_has_it() {
+    let local = Source::Local { device: "stick".into() };
+    let why = "node node-1 uses the device itself";
+    let mut seen = world(local.clone());
+    seen.local.insert("stick".into(), ADDRESS);
+    seen.kept.insert("stick".into(), why.to_owned());
+    attachment(&mut seen).overdue = true;
+    let wait = PluggedState::Waiting(why.to_owned());
+    assert_eq!(settle(&mut seen), [Action::Report { pod: pod("attachment"), state: wait }]);
+    seen.kept.clear();
+    settle(&mut seen);
+    assert_eq!(attachment(&mut seen).reported, Some(PluggedState::Plugged(guest())));
+    // An old look at the node's tables takes nothing from a guest.
+    seen.kept.insert("stick".into(), why.to_owned());
+    assert_eq!(plan(&seen), []);
+
+    let mut seen = pod_world(local);
+    seen.local.insert("stick".into(), ADDRESS);
+    seen.kept.insert("stick".into(), why.to_owned());
+    assert_eq!(reach_of(&seen), Reach::Away(why.to_owned()));
+    seen.kept.clear();
+    assert_eq!(reach_of(&seen), Reach::Here(ADDRESS));
+}

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use patchbay_core::device::BusAddress;
-use patchbay_core::importer::Reach;
-use patchbay_core::names::{DeviceName, Uid};
+use patchbay_core::importer::{Reach, Source};
+use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_dra::cdi::{CdiFolder, DeviceNode, Edits};
-use patchbay_dra::{DriverError, Journal};
+use patchbay_dra::{DriverError, Journal, Record, Records};
+use patchbay_usb::host_use::claim;
 use patchbay_usb::nodes::{DeviceNodes, nodes};
 use patchbay_usb::root::SysRoot;
+use patchbay_usb::scan;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -36,6 +38,7 @@ pub(super) type Reaches = watch::Receiver<BTreeMap<Uid, Reach>>;
 /// Gives devices to containers.
 #[derive(Clone)]
 pub(super) struct Containers {
+    node: NodeName,
     root: SysRoot,
     cdi: CdiFolder,
 }
@@ -49,10 +52,22 @@ pub(super) struct Given {
     nodes: Vec<String>,
 }
 
+/// The devices of this node that containers have, each with the address under which they were given it.
+pub(super) fn given_here(node: &NodeName, journal: &Records) -> BTreeMap<DeviceName, BusAddress> {
+    let given = |(uid, record): (&str, &Record)| match PodUse::of_record(node, uid, record)?.source {
+        Source::Local { device } => {
+            let given = serde_json::from_value::<Given>(record.data.clone()).ok()?;
+            Some((device, given.address))
+        }
+        Source::Remote { .. } => None,
+    };
+    journal.prepared().filter_map(given).collect()
+}
+
 impl Containers {
     /// `folder` is where the container runtime looks for CDI files.
-    pub(super) fn new(root: SysRoot, folder: &std::path::Path) -> Self {
-        Self { root, cdi: CdiFolder::new(folder, patchbay_core::DRIVER, "device") }
+    pub(super) fn new(node: NodeName, root: SysRoot, folder: &std::path::Path) -> Self {
+        Self { node, root, cdi: CdiFolder::new(folder, patchbay_core::DRIVER, "device") }
     }
 
     /// Removes the files that a crash has left. What cannot be removed is only said: no claim depends on it.
@@ -96,13 +111,14 @@ impl Containers {
     /// Writes what containers that start from now on get of a device with this address.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The node itself uses the device, or the file cannot be written.
     pub(super) async fn write(
         &self,
         uid: &str,
         wanted: &PodUse,
         address: BusAddress,
     ) -> Result<(Vec<String>, Given), DriverError> {
+        self.is_free(wanted, address).await?;
         let made = self.settled(address, wanted.disks).await?;
         let edits = edits(wanted.device(), address, &made, wanted.disks);
         let given = Given { address, nodes: edits.device_nodes.iter().map(|n| n.path.clone()).collect() };
@@ -118,6 +134,20 @@ impl Containers {
     pub(super) async fn take(&self, uid: &str) -> Result<(), DriverError> {
         let (cdi, uid) = (self.cdi.clone(), uid.to_owned());
         Ok(blocking(move || cdi.remove(&uid).map_err(|e| super::steps::chain(&e))).await?)
+    }
+
+    /// That the node does not use a device of its own at this moment. It may begin to a moment later: what containers have
+    /// stays with the drivers of the node.
+    async fn is_free(&self, wanted: &PodUse, address: BusAddress) -> Result<(), String> {
+        if matches!(wanted.source, Source::Remote { .. }) {
+            return Ok(());
+        }
+        let (root, node) = (self.root.clone(), self.node.clone());
+        blocking(move || {
+            let Some(place) = scan::place_of(&root, address) else { return Ok(()) };
+            claim(&root, &place).map(drop).map_err(|host| host.message(&node))
+        })
+        .await
     }
 
     /// The nodes of a device, once no more are to be expected.

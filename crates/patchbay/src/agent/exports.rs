@@ -13,6 +13,7 @@ use patchbay_core::device::PortPath;
 use patchbay_core::home::{Request, Verdict, authorise, no_room};
 use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, Namespace, NodeName, Uid};
 use patchbay_link::{Granted, HangUp, Incoming, LinkError, Listener, Request as Asked};
+use patchbay_usb::host_use::{Claim, claim};
 use patchbay_usb::root::SysRoot;
 use patchbay_usb::scan;
 use patchbay_usbip::host::{self, ExportStatus, HostError};
@@ -193,10 +194,9 @@ impl Exports {
         let device = &request.device;
         let scanned = self.inventory.borrow().device(device).cloned();
         let scanned = scanned.ok_or_else(|| format!("device {device} is not plugged into node {} now", self.node))?;
-        if let Some(why) = scanned.host_use {
-            return Err(why.into());
-        }
         let place = scanned.attributes.port_path;
+        // Looked at now: nobody tells when something is mounted. What is lent already has no disks here.
+        drop(self.claim(&place).await?);
         let mut held = self.hold_soon(&place).await?;
         if self.status(&place).await == Some(ExportStatus::Used) {
             self.free(&place, request).await?;
@@ -254,8 +254,15 @@ impl Exports {
         if self.status(place).await == Some(ExportStatus::Error) {
             self.release(place).await?;
         }
+        // And nothing of it can be mounted from here until it is bound.
+        let claim = self.claim(place).await?;
         let (root, path) = (self.root.clone(), place.clone());
-        blocking(move || host::bind(&root, &path).map_err(|e| chain(&e))).await?;
+        let bound = blocking(move || {
+            let bound = host::bind(&root, &path).map_err(|e| chain(&e));
+            drop(claim);
+            bound
+        });
+        bound.await?;
         match self.settled(place).await? {
             Some(ExportStatus::Available) => Ok(()),
             None => Err("the device was pulled out".to_owned()),
@@ -263,6 +270,12 @@ impl Exports {
                 Err("the kernel cannot reset the device: pull it out and put it back".to_owned())
             }
         }
+    }
+
+    /// Takes the disks of a device from the node, if the node does not use it itself.
+    async fn claim(&self, place: &PortPath) -> Result<Claim, String> {
+        let (root, path, node) = (self.root.clone(), place.clone(), self.node.clone());
+        blocking(move || claim(&root, &path).map_err(|host| host.message(&node))).await
     }
 
     /// Ends the session of a device if `request` may have it instead.

@@ -11,12 +11,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector;
 use patchbay_core::conditions::PluggedState;
 use patchbay_core::importer::{Action, Held, Observed, Occupied, Port, Reach, Step, held, plan, reach};
-use patchbay_core::names::{NodeName, Uid};
+use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_dra::Records as Journal;
 use patchbay_usbip::status::{PortState, VhciPort};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::containers::given_here;
 use super::enumeration::Enumeration;
 use super::inventory::Inventory;
 use super::machines::Machines;
@@ -163,12 +164,15 @@ async fn observe(
     });
     // A device that is bound to usbip-host is on its way to or from another node.
     let here = |d: &&(_, patchbay_usb::scan::Scanned)| d.1.driver.as_deref() != Some("usbip-host");
+    let given = given_here(&eyes.node, &journal);
+    let kept = |(name, _): &(DeviceName, _)| Some((name.clone(), inventory.kept(name, &given)?.message(&eyes.node)));
     let pods = journal
         .iter()
         .filter_map(|(uid, record)| Some((Uid::new(uid), PodUse::of_record(&eyes.node, uid, record)?.source)));
     Observed {
         pods: pods.collect(),
         ports: ports.collect(),
+        kept: inventory.devices.iter().filter_map(kept).collect(),
         local: inventory.devices.iter().filter(here).map(|(n, d)| (n.clone(), d.attributes.address)).collect(),
         attachments,
         machines,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_core::device::{BusAddress, Device};
+use patchbay_core::host_use::{self, HostUse};
 use patchbay_core::identity::{self, Published};
 use patchbay_core::names::{DeviceName, NodeName};
 use patchbay_core::speed::{Hub, PortName};
@@ -55,12 +56,19 @@ impl Inventory {
         self.ports.iter().find(|p| p.name == port).map(|p| p.state == PortState::Free)
     }
 
+    /// What the node does with a device itself, so that nobody else can have it. `given` are those that containers of ours
+    /// have.
+    pub(super) fn kept(&self, name: &DeviceName, given: &BTreeMap<DeviceName, BusAddress>) -> Option<&HostUse> {
+        let scanned = self.device(name)?;
+        host_use::kept(scanned.host_use.as_ref(), scanned.attributes.address, given.get(name).copied())
+    }
+
     /// What is published of the devices.
-    pub(super) fn published(&self) -> Vec<Device> {
+    pub(super) fn published(&self, given: &BTreeMap<DeviceName, BusAddress>) -> Vec<Device> {
         let device = |(name, scanned): &(DeviceName, Scanned)| Device {
             name: name.clone(),
             attributes: scanned.attributes.clone(),
-            not_ready: scanned.host_use.clone(),
+            not_ready: self.kept(name, given).cloned(),
         };
         self.devices.iter().map(device).collect()
     }
@@ -159,6 +167,8 @@ fn tell(before: &Inventory, now: &Inventory) {
 
 #[cfg(test)]
 mod tests {
+    use patchbay_usb::fixture::Fixture;
+
     use super::*;
 
     /// What is offered of a half of twelve ports, of which these are in use and those are ours.
@@ -174,6 +184,25 @@ mod tests {
         facts.ports.extend(ours.iter().map(|index| (name(*index), "claim".into())));
         let offered = inventory.offered(&facts);
         offered.into_iter().map(|p| p.name.index).collect()
+    }
+
+    #[test]
+    fn a_disk_that_the_node_has_mounted_is_published_as_its_own_unless_containers_of_ours_have_it() {
+        let node = Fixture::new();
+        node.device("1-1").block("sda", "8:0");
+        node.write("proc/1/mountinfo", "90 22 8:0 / /data rw - ext4 /dev/sda rw\n");
+        let name = DeviceName::new("stick");
+        let devices = scan(node.root()).devices.into_iter().map(|scanned| (name.clone(), scanned)).collect();
+        let inventory = Inventory { devices, ..Inventory::default() };
+        let published = |given: &[BusAddress]| {
+            let given = given.iter().map(|at| (name.clone(), *at)).collect();
+            inventory.published(&given).remove(0).not_ready
+        };
+        let at = inventory.devices[0].1.attributes.address;
+        assert_eq!(published(&[]), Some(HostUse::mounted("/data")));
+        assert_eq!(published(&[at]), None);
+        // It has been away since.
+        assert_eq!(published(&[BusAddress { device: at.device + 1, ..at }]), Some(HostUse::mounted("/data")));
     }
 
     #[test]

@@ -13,12 +13,15 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use patchbay_api::{attachment, keys};
 use patchbay_core::conditions::{PluggedState, Seconds};
+use patchbay_core::device::BusAddress;
 use patchbay_core::importer::{Action, Attachment};
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 use patchbay_core::speed::{PortName, Speed};
-use patchbay_link::{Claim, Granted, Identity, Import, LinkError, call};
+use patchbay_link::{Claim as LinkClaim, Granted, Identity, Import, LinkError, call};
 use patchbay_qmp::{Monitor, usb};
+use patchbay_usb::host_use::{self, Claim};
 use patchbay_usb::root::SysRoot;
+use patchbay_usb::scan;
 use patchbay_usbip::vhci;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -34,6 +37,8 @@ const SHOWN: Duration = Duration::from_secs(5);
 
 /// What the steps work with.
 pub(super) struct Steps {
+    /// This node.
+    pub(super) node: NodeName,
     /// To the API server.
     pub(super) client: Client,
     /// Where sysfs and devices are.
@@ -135,6 +140,8 @@ impl Steps {
             Action::Plug { vm_pod, device, address, .. } => {
                 let machine = vm_pod.uid.clone();
                 self.change(move |facts| facts.machines.extend([machine])).await?;
+                // Until QEMU has taken the device from its drivers, the node must not begin to use it.
+                let _claim = self.claim(*address).await?;
                 let path = self.root.device_node(*address);
                 let node = blocking(move || {
                     let opened = std::fs::OpenOptions::new().read(true).write(true).open(&path);
@@ -162,6 +169,21 @@ impl Steps {
             Action::Forget { port } => self.disown(*port).await,
             Action::Report { pod, state } => self.report(pod, state).await,
         }
+    }
+
+    /// Takes the disks of a device from the node, if it does not use it itself; what is another node's is not asked for.
+    async fn claim(&self, address: BusAddress) -> Result<Option<Claim>, String> {
+        let (root, node) = (self.root.clone(), self.node.clone());
+        let claimed = blocking(move || {
+            let place = scan::place_of(&root, address).filter(|place| !scan::is_imported(&root, place).unwrap_or(true));
+            let claimed = place.map(|place| host_use::claim(&root, &place)).transpose();
+            claimed.map_err(|host| host.message(&node))
+        })
+        .await;
+        if claimed.is_err() {
+            self.rescan.notify_one();
+        }
+        claimed
     }
 
     /// Asks the home agent for a device until it grants, denies, or the call is given up; attaches the session.
@@ -195,7 +217,7 @@ impl Steps {
     /// The call proper: ends with the home agent's grant and a socket that the kernel encrypts.
     async fn dial(&self, wanted: &Wanted<'_>) -> Result<(Granted, OwnedFd), String> {
         let address = SocketAddr::new(address(&self.client, wanted.home).await?, self.port);
-        let claim = Claim {
+        let claim = LinkClaim {
             namespace: wanted.claim.namespace.to_string(),
             name: wanted.claim.name.to_string(),
             uid: wanted.claim.uid.to_string(),

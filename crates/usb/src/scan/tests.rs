@@ -206,11 +206,12 @@ fn an_exported_device_keeps_its_name_and_shows_its_driver() {
 
 mod host_use {
     use super::*;
+    use crate::host_use::claim;
 
     const HEAD: &str = "22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p1 rw\n";
 
     fn reason(node: &Fixture) -> Option<String> {
-        only(node).host_use
+        only(node).host_use.map(|host| host.to_string())
     }
 
     fn mount(node: &Fixture, line: &str) {
@@ -224,7 +225,7 @@ mod host_use {
         mount(&node, "90 22 8:17 / /mnt/other rw - vfat /dev/sdb1 rw");
         assert_eq!(reason(&node), None);
         mount(&node, r"90 22 8:1 / /mnt/my\040stick rw,nosuid shared:7 master:3 - vfat /dev/sda1 rw");
-        assert!(reason(&node).unwrap().contains("mounted at /mnt/my stick:"));
+        assert_eq!(reason(&node).as_deref(), Some("mounted at /mnt/my stick"));
     }
 
     #[test]
@@ -251,7 +252,42 @@ mod host_use {
         mount(&node, "");
         assert_eq!(reason(&node), None);
         node.write("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n/dev/sda1  partition\t1\t0\t-2\n");
-        assert!(reason(&node).unwrap().contains("swap"));
+        assert_eq!(reason(&node).as_deref(), Some("swap space on sda1"));
+    }
+
+    #[test]
+    fn a_disk_that_others_are_made_of_is_held_also_when_nothing_is_mounted() {
+        let node = Fixture::new();
+        let disk = node.device("1-1");
+        disk.block("sda", "8:0").block("sda/sda1", "8:1");
+        let folder = node.root().dir("sys/class/block/sda1").real().unwrap();
+        std::fs::create_dir(folder.join("holders")).unwrap();
+        assert_eq!(reason(&node), None);
+        std::fs::create_dir(folder.join("holders/dm-0")).unwrap();
+        assert_eq!(reason(&node).as_deref(), Some("held: sda1"));
+    }
+
+    #[test]
+    fn a_mount_point_named_to_deceive_is_published_clean() {
+        let node = Fixture::new();
+        node.device("1-1").block("sda", "8:0");
+        mount(&node, "90 22 8:0 / /media/\u{202e}\u{1b}[2J\\012x rw - vfat /dev/sda rw");
+        assert_eq!(reason(&node).as_deref(), Some("mounted at /media/ [2J x"));
+    }
+
+    #[test]
+    fn what_is_used_at_the_last_moment_cannot_be_claimed() {
+        let node = Fixture::new();
+        let place = "1-1".parse().unwrap();
+        assert!(claim(node.root(), &place).is_ok(), "nothing is plugged in there");
+        node.device("1-1").block("sda", "8:0").block("sda/sda1", "8:1");
+        node.device("1-2").block("sdb", "8:16");
+        node.write("dev/sda", "");
+        assert!(claim(node.root(), &place).is_ok());
+        mount(&node, "90 22 8:16 / /mnt/other rw - vfat /dev/sdb rw");
+        assert!(claim(node.root(), &place).is_ok(), "the other one is mounted");
+        mount(&node, "90 22 8:1 / /mnt/stick rw - vfat /dev/sda1 rw");
+        assert_eq!(claim(node.root(), &place).unwrap_err(), HostUse::mounted("/mnt/stick"));
     }
 
     #[test]
@@ -263,7 +299,7 @@ mod host_use {
         node.write("proc/net/if_inet6", "fe80000000000000020000fffe000001 03 40 20 80    wwan0\n");
         assert_eq!(reason(&node), None, "each interface has a link-local address");
         node.write("proc/net/if_inet6", "20010db8000000000000000000000001 03 40 00 80    wwan0\n");
-        assert!(reason(&node).unwrap().contains("network interface wwan0"));
+        assert_eq!(reason(&node).as_deref(), Some("network interface wwan0"));
         node.write("proc/net/if_inet6", "");
         node.write("proc/net/route", "Iface\tDestination\tGateway\nwwan0\t0000A8C0\t00000000\n");
         assert!(reason(&node).is_some());

@@ -3,6 +3,7 @@
 use super::builder::{START, brief, briefs, text, world};
 use crate::controller::action::Action;
 use crate::controller::{DEAD_AFTER, FORGET_AFTER};
+use crate::host_use::HostUse;
 use crate::names::{DeviceName, NodeName};
 
 #[test]
@@ -154,10 +155,13 @@ fn a_device_that_moves_takes_its_name_and_its_assignment_along() {
 #[test]
 fn a_device_the_agent_refuses_says_why() {
     let mut it = world().node("node-1").device("stick", "node-1").assigned("stick", "blue").settled();
-    let why = "it holds a mounted file system of node-1";
-    it.world.pools.get_mut(&NodeName::new("node-1")).unwrap().devices[0].not_ready = Some(why.to_owned());
+    let devices = &mut it.world.pools.get_mut(&NodeName::new("node-1")).unwrap().devices;
+    devices[0].not_ready = Some(HostUse::mounted("/mnt/stick"));
     it.settle();
-    assert!(it.usb_device("blue", "stick").starts_with(&format!("Ready=False/NotReady: {why}")));
+    insta::assert_snapshot!(it.usb_device("blue", "stick"), @r"
+    Ready=False/NotReady: node node-1 uses the device itself: a file system on it is mounted at /mnt/stick; unmount it there (umount)
+    Attached=False/Available: Device is not in use
+    ");
 }
 
 #[test]
