@@ -14,6 +14,7 @@ mod crowd;
 mod dead;
 mod deleted;
 mod devices;
+mod host;
 mod hotplug;
 mod interrupted;
 mod kinds;
@@ -137,6 +138,7 @@ pub fn all() -> Vec<Scenario> {
             partition::machine_that_is_cut_off_loses_its_device,
         ),
         scenario("reading_goes_on_while_the_api_server_is_away", outages::api_server_away),
+        scenario("a_disk_the_node_has_mounted_is_not_lent", host::a_mounted_disk_is_not_lent),
         scenario("ports_that_somebody_else_uses_are_not_offered", outsiders::ports_of_theirs_are_not_offered),
         scenario("a_node_without_vhci_is_home_and_local_only", limits::node_without_vhci),
         large("migration_takes_a_machine_and_its_device_from_node_to_node", migration::from_node_to_node),
