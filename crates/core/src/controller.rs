@@ -26,6 +26,7 @@ mod moves;
 mod operations;
 mod pods;
 mod status;
+mod twins;
 pub mod world;
 
 pub use action::{Action, NewAttachment, Plan};

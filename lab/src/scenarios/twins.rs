@@ -79,8 +79,17 @@ pub(super) fn without_serial(lab: &Lab) -> Result<()> {
     case.end()
 }
 
+/// Waits until a device warns of another one of its serial number, in these words.
+fn warned(case: &Case<'_>, name: &str, words: &[&str]) -> Result<()> {
+    case.lab.wait_for(&format!("{name} to warn of a device with its serial number"), SOON, || {
+        let said = case.wait_node_condition(name, "Ready", "Ready").map_err(|e| format!("{e:#}"))?;
+        let warns = said.contains("same serial number") && words.iter().all(|word| said.contains(word));
+        if warns { Ok(()) } else { Err(said) }
+    })
+}
+
 /// Of two with one serial number the first keeps the name that was made from it, in whatever port; the second one is known by
-/// its port, on the same node, and by its node, on another.
+/// its port, on the same node, and by its node, on another. Both warn of each other for as long as they are there.
 pub(super) fn of_one_serial(lab: &Lab) -> Result<()> {
     let case = Case::begin(lab, "clones")?;
     let sticks = pair(Some("CLONED42"));
@@ -89,18 +98,27 @@ pub(super) fn of_one_serial(lab: &Lab) -> Result<()> {
     case.insert(HOME, second)?;
     let second_name = case.in_port(HOME, second)?;
     ensure!(case.in_port(HOME, first)? == first_name, "the second one has taken the name of the first");
+    warned(&case, &first_name, &[&second_name, HOME])?;
+    warned(&case, &second_name, &[&first_name, HOME])?;
     let mut guest = both_in_one_guest(&case, [&first_name, &second_name], &sticks)?;
 
     // The first one moves to the other node: its name goes with it, and the twin that stays has its own still.
-    let kept = case.conditions(&[&second_name])?;
+    let attached = |name: &str| case.wait_node_condition(name, "Attached", "AttachedToVirtualMachine");
+    let kept = attached(&second_name)?;
     guest.forget();
     case.unplug(HOME, first)?;
     case.wait_away(VM, &first_name, "NotFound")?;
+    lab.wait_for("the warning about the first one to end when it is gone", SOON, || {
+        let said = case.wait_node_condition(&second_name, "Ready", "Ready").map_err(|e| format!("{e:#}"))?;
+        if said.contains("warning") { Err(said) } else { Ok(()) }
+    })?;
     case.insert(IMPORTER, first)?;
     ensure!(case.in_port(IMPORTER, first)? == first_name, "the first one has lost its name");
     reads(&guest, first)?;
     case.wait_attached(VM, &[&first_name, &second_name])?;
-    ensure!(case.conditions(&[&second_name])? == kept, "what is said of the second one has changed");
+    ensure!(attached(&second_name)? == kept, "what is said of the second one has changed");
+    warned(&case, &first_name, &[&second_name, HOME])?;
+    warned(&case, &second_name, &[&first_name, IMPORTER])?;
 
     // A third one comes to the node that the first one has left, when the second one is not there.
     case.set_devices(VM, &[&first_name])?;
@@ -111,7 +129,9 @@ pub(super) fn of_one_serial(lab: &Lab) -> Result<()> {
     case.insert(HOME, &third)?;
     let third_name = case.in_port(HOME, &third)?;
     ensure!(third_name != first_name, "the third one has taken the name of the first, which is on {IMPORTER}");
-    let attached = case.wait_node_condition(&first_name, "Attached", "AttachedToVirtualMachine")?;
+    warned(&case, &first_name, &[&third_name, HOME])?;
+    warned(&case, &third_name, &[&first_name, IMPORTER])?;
+    let attached = attached(&first_name)?;
     ensure!(attached.contains(VM), "the first one is not in its machine: {attached}");
     give_back(&case, &[VM]).context("at the end")?;
     case.end()

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::conditions::{Condition, ConditionType, Reason, find};
 use crate::controller::action::{Action, Plan};
 use crate::controller::attachments::{attachments_of, claim_name};
+use crate::controller::twins::Claimants;
 use crate::controller::world::{DeviceStatus, NodeDevice, World};
 use crate::controller::{DEAD_AFTER, FORGET_AFTER, pods, status};
 use crate::device::Device;
@@ -165,6 +166,7 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
         }
     }
     let published = published(world);
+    let claimants = Claimants::of(world, &published);
     let names: BTreeSet<&DeviceName> = published.keys().chain(world.node_devices.keys()).collect();
     for name in names {
         let presence = presence(world, name, published.get(name).copied());
@@ -172,9 +174,10 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
             None => {
                 let mut status = describe(world, name, &presence, &DeviceStatus::default(), None, plan);
                 status.conditions.insert(1, unassigned(world));
+                warn(&mut status, name, &presence, &claimants);
                 plan.actions.push(Action::CreateNodeDevice { name: name.clone(), status });
             }
-            Some(object) if !object.deleting => keep(world, name, object, &presence, plan),
+            Some(object) if !object.deleting => keep(world, name, object, &presence, &claimants, plan),
             Some(_) => {}
         }
     }
@@ -185,14 +188,30 @@ fn unassigned(world: &World) -> Condition {
     Condition::next(ConditionType::Assigned, Reason::Available, UNASSIGNED.to_owned(), &[], world.now)
 }
 
+/// Says in a `NodeUSBDevice` that there are others of its serial number. A `USBDevice` does not say it: where devices of other
+/// namespaces are is for administrators, and so are their cables.
+fn warn(status: &mut DeviceStatus, name: &DeviceName, presence: &Presence<'_>, claimants: &Claimants<'_>) {
+    for ready in status.conditions.iter_mut().filter(|c| c.kind == ConditionType::Ready) {
+        ready.message = claimants.warn(name, presence.device(), std::mem::take(&mut ready.message));
+    }
+}
+
 /// One existing `NodeUSBDevice` and the `USBDevice`s of its name.
-fn keep(world: &World, name: &DeviceName, object: &NodeDevice, presence: &Presence<'_>, plan: &mut Plan) {
+fn keep(
+    world: &World,
+    name: &DeviceName,
+    object: &NodeDevice,
+    presence: &Presence<'_>,
+    claimants: &Claimants<'_>,
+    plan: &mut Plan,
+) {
     let assigned = assign(world, name, object, presence, plan);
     let mut status = describe(world, name, presence, &object.status, Some(object.generation), plan);
     let (reason, message) = assigned;
     let before = &object.status.conditions;
     status.conditions.push(Condition::next(ConditionType::Assigned, reason, message, before, world.now));
     status.conditions.sort_by_key(|c| c.kind);
+    warn(&mut status, name, presence, claimants);
     let absent = find(&status.conditions, ConditionType::Ready).filter(|c| c.reason == Reason::NotFound);
     if let Some(ready) = absent.filter(|_| object.assigned.is_none()) {
         let held = world.devices.keys().any(|(_, device)| device == name);

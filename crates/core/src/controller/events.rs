@@ -5,7 +5,7 @@
 //!
 //! | condition | is news when |
 //! |---|---|
-//! | `Ready`, `Assigned`, `Running` | its reason changes, or the message of one that is not true |
+//! | `Ready`, `Assigned`, `Running` | its reason changes, or the message of one that is not true; a warning begins, or is another |
 //! | `Attached` | the same; one device at rest is as good as another, whatever its message says |
 //! | `USBDevicesAttached` | another device is missing, or for another reason; or none any more |
 //!
@@ -14,6 +14,7 @@
 use crate::conditions::{Condition, ConditionType, Reason, find};
 use crate::controller::action::Action;
 use crate::controller::status;
+use crate::controller::twins;
 use crate::controller::world::{DeviceStatus, VmStatus, VmUsbStatus, World};
 use crate::names::{DeviceName, Namespace, VmName};
 
@@ -71,8 +72,8 @@ pub struct Notice {
 
 impl Notice {
     /// Somebody may have to do something about it.
-    pub const fn is_warning(&self) -> bool {
-        matches!(
+    pub fn is_warning(&self) -> bool {
+        let kind = matches!(
             self.reason,
             Reason::NotReady
                 | Reason::NotFound
@@ -82,7 +83,8 @@ impl Notice {
                 | Reason::ContainerFailed
                 | Reason::NoUSBDevice
                 | Reason::InUse
-        )
+        );
+        kind || twins::is_warning(&self.note)
     }
 }
 
@@ -135,6 +137,7 @@ fn is_news(before: Option<&Condition>, now: &Condition) -> bool {
     match before {
         None => !matches!(now.reason, Reason::Available | Reason::AllAttached),
         Some(before) if before.reason != now.reason => true,
+        Some(before) if twins::is_warning(&now.message) => before.message != now.message,
         Some(before) if now.reason.is_true() => !continues(&before.message, &now.message),
         Some(before) => before.message != now.message && !(at_rest(before) && at_rest(now)),
     }

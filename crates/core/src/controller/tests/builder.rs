@@ -119,7 +119,7 @@ impl Builder {
             product_id: HexId(0x1666),
             bcd: HexId(0x0100),
             address: BusAddress { bus: 1, device: 2 },
-            serial: Some("4C530001".to_owned()),
+            serial: Some(format!("4C53-{name}")),
             manufacturer: Some("Kingston".to_owned()),
             product: Some("DataTraveler".to_owned()),
             name: "DataTraveler".to_owned(),

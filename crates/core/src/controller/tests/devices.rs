@@ -1,6 +1,6 @@
 //! `NodeUSBDevice`s and `USBDevice`s.
 
-use super::builder::{START, brief, briefs, text, world};
+use super::builder::{Builder, START, brief, briefs, text, world};
 use crate::controller::action::Action;
 use crate::controller::{DEAD_AFTER, FORGET_AFTER};
 use crate::host_use::HostUse;
@@ -134,6 +134,65 @@ fn of_two_nodes_with_one_serial_the_first_keeps_the_name_and_the_other_gets_its_
         (Some(&"node-1".into()), Some(&"stick".into()))
     );
     assert_eq!(twin.assigned, None);
+}
+
+#[test]
+fn of_two_with_one_serial_each_says_where_the_other_is() {
+    let mut it = world().node("node-1").node("node-2").device("stick", "node-2").assigned("stick", "blue").settled();
+    let ready = |it: &Builder, name: &str| it.node_device(name).lines().next().unwrap().to_owned();
+    it.plug("stick", "node-1");
+    it.settle();
+    let twin = it.world.node_devices.keys().find(|n| n.as_str() != "stick").unwrap().to_string();
+    let says = |other: &str, node: &str| {
+        format!(
+            "Ready=True/Ready: Device is ready to use; warning: another device has the same serial number: {other} (port \
+             1-1 of {node}); only their ports tell them apart, and one may be taken for the other after both were unplugged"
+        )
+    };
+    assert_eq!(ready(&it, "stick"), says(&twin, "node node-1"));
+    assert_eq!(ready(&it, &twin), says("stick", "node node-2"));
+    assert!(it.usb_device("blue", "stick").starts_with("Ready=True/Ready: Device is ready to use\n"));
+    assert_eq!(it.plan().actions, []);
+
+    // On one node the second one has a name of its own from the start.
+    it.world.pools.get_mut(&NodeName::new("node-1")).unwrap().devices[0].name = "stick-by-port".into();
+    it.settle();
+    assert!(ready(&it, "stick").contains("stick-by-port (port 1-1"), "{}", ready(&it, "stick"));
+    // What a dead node has published may be anywhere.
+    let lives = |it: &mut Builder, ready| {
+        let node = it.world.nodes.get_mut(&NodeName::new("node-1")).unwrap();
+        (node.ready, node.since) = (ready, START);
+        it.settle();
+    };
+    lives(&mut it, false);
+    assert_eq!(ready(&it, "stick"), "Ready=True/Ready: Device is ready to use");
+    lives(&mut it, true);
+    assert!(ready(&it, "stick").contains("warning"));
+    it.world.pools.get_mut(&NodeName::new("node-1")).unwrap().devices.clear();
+    it.settle();
+    assert_eq!(ready(&it, "stick"), "Ready=True/Ready: Device is ready to use");
+}
+
+#[test]
+fn many_of_one_serial_are_counted_and_serials_that_number_nothing_are_not() {
+    let mut it = world().node("node-1");
+    for n in 1..=6 {
+        it.plug(&format!("stick-{n}"), "node-1");
+    }
+    let serials = |it: &mut Builder, serial: &str| {
+        let devices = &mut it.world.pools.get_mut(&NodeName::new("node-1")).unwrap().devices;
+        devices.iter_mut().for_each(|d| d.attributes.serial = Some(serial.to_owned()));
+        it.settle();
+    };
+    serials(&mut it, "0000000");
+    assert!(!it.node_device("stick-1").contains("warning"));
+    serials(&mut it, "CLONED42");
+    let said = it.node_device("stick-1");
+    assert!(
+        said.contains(": stick-2 (port") && said.contains("stick-4 (port 1-1 of node node-1) and 2 more;"),
+        "{said}"
+    );
+    assert!(!said.contains("stick-5"), "{said}");
 }
 
 #[test]

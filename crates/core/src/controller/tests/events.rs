@@ -75,6 +75,23 @@ fn the_life_of_a_device_is_told_step_by_step() {
 }
 
 #[test]
+fn that_there_is_another_of_its_serial_number_is_told_once_of_each() {
+    let mut it = world().node("node-1").node("node-2").device("stick", "node-1").settled();
+    it.plug("stick", "node-2");
+    let told = story(&mut it);
+    assert_eq!(of(&told, "nusb stick ").len(), 1, "{told}");
+    assert!(
+        of(&told, "nusb stick ")[0].starts_with("Warning Discover Ready: Device is ready to use; warning:"),
+        "{told}"
+    );
+    assert_eq!((told.lines().count(), told.matches("Warning").count()), (2, 2), "{told}");
+    assert_eq!(story(&mut it), "");
+    it.world.pools.get_mut(&NodeName::new("node-2")).unwrap().devices.clear();
+    let told = story(&mut it);
+    assert_eq!(of(&told, "nusb stick "), Vec::<&str>::new(), "{told}");
+}
+
+#[test]
 fn nothing_is_told_when_nothing_has_changed() {
     let mut it = machine(&["stick"]);
     assert_eq!(story(&mut it), "");
