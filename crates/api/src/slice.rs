@@ -216,7 +216,8 @@ pub fn read(slice: &ResourceSlice) -> Result<Slice, Unreadable> {
 }
 
 fn read_device(device: &DraDevice) -> Result<Device, Unreadable> {
-    let optional = |key: &str| device.attributes.as_ref()?.get(key)?.string.clone();
+    // Whoever has written it: what is read here is shown to people.
+    let optional = |key: &str| clean(device.attributes.as_ref()?.get(key)?.string.as_deref()?, MAX_STRING);
     let required = |key: &'static str| optional(key).ok_or(Unreadable::Missing(key));
     if required("id")? != device.name {
         return Err(Unreadable::bad("id", "is not the device's name"));

@@ -186,10 +186,18 @@ pub fn clean(text: &str, max: usize) -> Option<String> {
     (!kept.is_empty()).then(|| kept.to_owned())
 }
 
-/// Characters that show nothing but change how their neighbours are read: marks for the direction of writing, zero-width
-/// characters, the replacement character of a broken encoding.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fffd}')
+/// Characters that show nothing but change how their neighbours are read, or hide what a person cannot compare: marks for
+/// the direction of writing, what Unicode calls default ignorable (`DerivedCoreProperties.txt`: zero-width characters,
+/// fillers, variation selectors, tags), annotations, the replacement character of a broken encoding, and what is no
+/// character at all.
+pub fn is_invisible(c: char) -> bool {
+    let listed = matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fdd0}'..='\u{fdef}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{ffff}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    );
+    listed || u32::from(c) & 0xfffe == 0xfffe
 }
 
 #[cfg(test)]
@@ -222,12 +230,41 @@ mod tests {
         assert_eq!(clean("\u{202e}\u{feff} \t", 64), None);
     }
 
+    #[test]
+    fn what_nobody_can_see_is_not_kept() {
+        let table = [
+            ("a line\r\nX-Header: b", Some("a line X-Header: b")),
+            ("\u{1b}]0;title\u{7}x\u{9b}31m", Some("]0;title x 31m")),
+            ("gnp.\u{202e}exe", Some("gnp. exe")),
+            ("\u{2066}a\u{2069}\u{61c}b", Some("a b")),
+            ("zero\u{200b}\u{2060}\u{ad}width", Some("zero width")),
+            ("lines\u{2028}and\u{2029}paragraphs\u{85}", Some("lines and paragraphs")),
+            ("tags\u{e0041}\u{e007f}", Some("tags")),
+            ("\u{3164}\u{115f}\u{ffa0}", None),
+            ("\u{fffe}\u{1ffff}\u{fdd0}", None),
+            // What means something to others only is text.
+            ("<b>&amp;{{x}}$(y)'\"", Some("<b>&amp;{{x}}$(y)'\"")),
+            ("Grün 猫 ∅", Some("Grün 猫 ∅")),
+        ];
+        for (text, expected) in table {
+            assert_eq!(clean(text, 64).as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_cut_is_between_two_characters() {
+        for (unit, kept) in [("x", 64), ("é", 64), ("猫", 63), ("😀", 64)] {
+            let cut = clean(&unit.repeat(126), 64).unwrap();
+            assert_eq!((cut.len(), cut), (kept, unit.repeat(kept / unit.len())));
+        }
+    }
+
     proptest! {
         #[test]
         fn cleaned_text_fits_and_stays_clean(text in "\\PC{0,200}|.{0,200}", max in 0usize..80) {
             if let Some(out) = clean(&text, max) {
                 prop_assert!(out.len() <= max && !out.is_empty());
-                prop_assert!(!out.chars().any(char::is_control));
+                prop_assert!(!out.chars().any(|c| c.is_control() || is_invisible(c)));
                 prop_assert_eq!(clean(&out, max), Some(out.clone()));
             }
         }
