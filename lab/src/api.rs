@@ -71,11 +71,20 @@ where
 /// # Errors
 /// When the file cannot be read.
 pub fn connect(kubeconfig: &Path) -> Result<kube::Client> {
+    connect_as(kubeconfig, None)
+}
+
+/// A client with the identity of a kubeconfig file, which acts as `user` if one is given.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn connect_as(kubeconfig: &Path, user: Option<&str>) -> Result<kube::Client> {
     let context = || format!("cannot use {}", kubeconfig.display());
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).with_context(context)?;
     block_on(async {
-        let config =
+        let mut config =
             kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
+        config.auth_info.impersonate = user.map(str::to_owned);
         kube::Client::try_from(config)
     })
     .with_context(context)

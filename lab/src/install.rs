@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::kubectl::Kubectl;
+use crate::policies;
 
 /// The repository this program was built from.
 pub fn repository() -> &'static Path {
@@ -12,7 +13,7 @@ pub fn repository() -> &'static Path {
     lab.parent().unwrap_or(lab)
 }
 
-/// Applies every manifest of `deploy/`, in the order of their names.
+/// Applies every manifest of `deploy/`, in the order of their names, and waits until its policies are in force.
 ///
 /// # Errors
 /// When there is none, or the API server refuses one.
@@ -21,7 +22,7 @@ pub fn install(kubectl: &Kubectl) -> Result<()> {
     for file in manifests(&folder)? {
         kubectl.apply(&file).with_context(|| format!("cannot install {}", file.display()))?;
     }
-    Ok(())
+    policies::wait_in_force(&kubectl.kubeconfig)
 }
 
 fn manifests(folder: &Path) -> Result<Vec<PathBuf>> {

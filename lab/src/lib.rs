@@ -28,6 +28,7 @@ pub mod oci;
 pub mod parts;
 pub mod pki;
 pub mod plane;
+pub mod policies;
 pub mod process;
 pub mod product;
 pub mod progress;

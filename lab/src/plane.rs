@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{GetParams, PostParams};
 use serde_json::json;
@@ -163,8 +163,28 @@ impl Plane {
     /// # Errors
     /// When there is no such account.
     pub fn account(&self, namespace: &str, name: &str) -> Result<String> {
+        self.token(namespace, name, None)
+    }
+
+    /// The same with the token that a kubelet would mount into `pod` of that account: it says which pod that is, and on which
+    /// node, and lives as long as the pod.
+    ///
+    /// # Errors
+    /// When there is no such account, or the pod is not one of its pods.
+    pub fn account_of_pod(&self, namespace: &str, name: &str, pod: &str) -> Result<String> {
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(pod.to_owned()),
+            uid: None,
+        };
+        self.token(namespace, name, Some(bound))
+    }
+
+    fn token(&self, namespace: &str, name: &str, bound: Option<BoundObjectReference>) -> Result<String> {
         let accounts: kube::Api<ServiceAccount> = kube::Api::namespaced(api::connect(&self.admin())?, namespace);
-        let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
+        let spec =
+            TokenRequestSpec { expiration_seconds: Some(3600), bound_object_ref: bound, ..TokenRequestSpec::default() };
         let wanted = TokenRequest { spec, ..TokenRequest::default() };
         let params = PostParams::default();
         let answer = accounts.create_token_request(name, &params, &wanted);

@@ -25,7 +25,7 @@ fn start(stage: &Stage, fixture: &Fixture) -> Running {
         format!("--port={}", free_port().unwrap()),
         format!("--health-port={}", free_port().unwrap()),
     ];
-    Running::start(stage, "agent", "agent", &arguments.each_ref().map(String::as_str))
+    Running::agent(stage, "node-1", &arguments.each_ref().map(String::as_str))
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod faults;
 mod leases;
 mod machines;
 mod moves;
+mod policies;
 mod ports;
 mod publisher;
 mod repairs;

@@ -73,8 +73,10 @@ fn decision(stage: &Stage) -> Option<Decision> {
 
 /// The agent of a pod's node says how far the move is, with the rights of an agent.
 fn say(stage: &Stage, pod: &str, to: &Destination, report: &Report) {
-    let pods: Api<Pod> = Api::namespaced(connect(&stage.account("agent")).unwrap(), "blue");
-    let this = attachment::pod_ref(&get(&stage.within::<Pod>("blue"), pod).unwrap()).unwrap();
+    let seen = get(&stage.within::<Pod>("blue"), pod).unwrap();
+    let this = attachment::pod_ref(&seen).unwrap();
+    let node = seen.spec.and_then(|spec| spec.node_name).unwrap();
+    let pods: Api<Pod> = Api::namespaced(connect(&stage.agent_of(&node)).unwrap(), "blue");
     let patch = Patch::Apply(migration::patch(&this, &to.name, report, 1_700_000_000));
     request("say it", pods.patch_status(pod, &PatchParams::apply(keys::AGENT).force(), &patch)).unwrap();
 }

@@ -56,7 +56,7 @@ impl Node {
         Self {
             name: NodeName::new(name),
             nodes,
-            agent: api::connect(&stage.account("agent")).unwrap(),
+            agent: stage.hire(name),
             wanted: watch::channel(None).0,
             publisher: RefCell::new(None),
             devices: RefCell::default(),

@@ -5,6 +5,8 @@
 //! | has a node | it runs | an attachment's device is plugged |
 //! | is being deleted | it is gone, an attachment only when its device is out | the device is unplugged |
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -32,8 +34,23 @@ pub(crate) struct Awake {
 /// Everybody.
 pub(crate) const ALL: Awake = Awake { kubelets: true, agents: true };
 
+/// The clients of the agents, by node: each has the rights of an agent of its node.
+#[derive(Clone, Default)]
+pub(crate) struct Agents(Arc<Mutex<BTreeMap<String, Client>>>);
+
+impl Agents {
+    /// From now on the node has an agent.
+    pub(crate) fn hire(&self, node: &str, client: Client) {
+        self.0.lock().unwrap().insert(node.to_owned(), client);
+    }
+
+    fn of(&self, node: &str) -> Option<Client> {
+        self.0.lock().unwrap().get(node).cloned()
+    }
+}
+
 /// Plays for as long as somebody holds the other end of `awake`.
-pub(crate) async fn play(kubelet: Client, agent: Client, mut awake: watch::Receiver<Awake>) {
+pub(crate) async fn play(kubelet: Client, agents: Agents, mut awake: watch::Receiver<Awake>) {
     let mut clock = tokio::time::interval(REACTION);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let pods: Api<Pod> = Api::all(kubelet.clone());
@@ -45,8 +62,11 @@ pub(crate) async fn play(kubelet: Client, agent: Client, mut awake: watch::Recei
         let now = *awake.borrow_and_update();
         // What fails is done at the next look.
         let Ok(found) = pods.list(&ListParams::default().match_any()).await else { continue };
-        for pod in found.iter().filter(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())) {
-            if now.agents {
+        for pod in &found {
+            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else { continue };
+            if now.agents
+                && let Some(agent) = agents.of(node)
+            {
                 let _ = answer_as_agent(&agent, pod).await;
             }
             if now.kubelets {

@@ -42,6 +42,11 @@ impl Running {
         Self::with(stage, &stage.account(account), name, arguments)
     }
 
+    /// Starts an agent as the pod of a node that its service account has there.
+    pub(crate) fn agent(stage: &Stage, node: &str, arguments: &[&str]) -> Self {
+        Self::with(stage, &stage.agent_of(node), "agent", arguments)
+    }
+
     fn with(stage: &Stage, kubeconfig: &Path, name: &str, arguments: &[&str]) -> Self {
         let path = stage.logs().join(format!("{name}.log"));
         let begin = std::fs::read_to_string(&path).unwrap_or_default().len();

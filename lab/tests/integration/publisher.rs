@@ -103,7 +103,7 @@ fn is_allocated(stage: &Stage, node: &NodeName, device: &str) {
     let (object, owner) = (device.into(), "nobody".into());
     let new = NewClaim { namespace: &namespace, name: &name, device: &object, dra_name: &object, node, owner: &owner };
     let mut claim = claim::build(new);
-    claim.metadata.owner_references = None;
+    (claim.metadata.owner_references, claim.metadata.labels) = (None, None);
     create(&stage.within::<ResourceClaim>("default"), &claim);
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "user"},

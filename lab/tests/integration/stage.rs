@@ -18,6 +18,7 @@ use patchbay_lab::install::repository;
 use patchbay_lab::kubectl::Kubectl;
 use patchbay_lab::parts::Parts;
 use patchbay_lab::plane::{Options, Plane};
+use patchbay_lab::policies;
 use patchbay_lab::wait::wait_for;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -25,19 +26,21 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::audit::{self, Tail, Write};
-use crate::players::{self, Awake};
+use crate::players::{self, Agents, Awake};
 use crate::program::Running;
 
 /// For what happens by itself.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 
 /// What of `deploy/` is installed: all but the pods that run our programs.
-const MANIFESTS: &[&str] = &["00-crds.yaml", "10-namespace.yaml", "20-rbac.yaml", "30-classes.yaml"];
+const MANIFESTS: &[&str] =
+    &["00-crds.yaml", "10-namespace.yaml", "20-rbac.yaml", "25-user-roles.yaml", "30-classes.yaml", "40-policies.yaml"];
 
 /// The stage. Everything on it ends with it.
 pub(crate) struct Stage {
     client: Client,
     awake: watch::Sender<Awake>,
+    agents: Agents,
     plane: Plane,
     folder: Option<TempDir>,
 }
@@ -57,11 +60,11 @@ impl Stage {
         let mut apply = vec!["apply", "--server-side"];
         apply.extend(files.iter().flat_map(|file| ["-f", file.as_str()]));
         kubectl.run(&apply).unwrap();
+        policies::wait_in_force(&plane.admin()).unwrap();
         let client = api::connect(&plane.admin()).unwrap();
         let (awake, players) = watch::channel(players::ALL);
-        let stage = Self { client, awake, plane, folder: Some(folder) };
-        let agent = api::connect(&stage.account("agent")).unwrap();
-        api::spawn(players::play(stage.client(), agent, players));
+        let stage = Self { client, awake, agents: Agents::default(), plane, folder: Some(folder) };
+        api::spawn(players::play(stage.client(), stage.agents.clone(), players));
         stage
     }
 
@@ -95,13 +98,51 @@ impl Stage {
         self.folder().join("logs")
     }
 
-    /// A kubeconfig of one of our service accounts.
+    /// A kubeconfig of one of our service accounts, with a token that belongs to no pod.
     pub(crate) fn account(&self, name: &str) -> PathBuf {
         let path = self.folder().join(format!("{name}.kubeconfig"));
         if !path.exists() {
             std::fs::write(&path, self.plane.account("patchbay", name).unwrap()).unwrap();
         }
         path
+    }
+
+    /// A kubeconfig with the token that the kubelet of a node mounts into the pod of the agent there.
+    pub(crate) fn agent_of(&self, node: &str) -> PathBuf {
+        let name = format!("agent-{node}");
+        let path = self.folder().join(format!("{name}.kubeconfig"));
+        if !path.exists() {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": name, "namespace": "patchbay"},
+                "spec": {
+                    "nodeName": node, "serviceAccountName": "agent", "tolerations": [{"operator": "Exists"}],
+                    "containers": [{"name": "agent", "image": "none"}],
+                },
+            }))
+            .unwrap();
+            create(&self.within("patchbay"), &pod);
+            std::fs::write(&path, self.plane.account_of_pod("patchbay", "agent", &name).unwrap()).unwrap();
+        }
+        path
+    }
+
+    /// The client of the agent of a node, who from now on also answers for the attachments there.
+    pub(crate) fn hire(&self, node: &str) -> Client {
+        let client = api::connect(&self.agent_of(node)).unwrap();
+        self.agents.hire(node, client.clone());
+        client
+    }
+
+    /// A person, known by a certificate.
+    pub(crate) fn person(&self, name: &str) -> Client {
+        let path = self.folder().join(format!("person-{name}.kubeconfig"));
+        std::fs::write(&path, self.plane.sign_client(name, None).unwrap()).unwrap();
+        api::connect(&path).unwrap()
+    }
+
+    /// The administrator, acting as one of the cluster's own accounts.
+    pub(crate) fn acting_as(&self, account: &str) -> Client {
+        api::connect_as(&self.plane.admin(), Some(account)).unwrap()
     }
 
     /// A certificate, its key and the authority's, as files for the agent of a node.
