@@ -27,6 +27,7 @@ mod operations;
 mod pods;
 mod status;
 mod twins;
+pub mod why;
 pub mod world;
 
 pub use action::{Action, NewAttachment, Plan};

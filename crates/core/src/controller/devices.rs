@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::names::{DeviceName, Namespace, NodeName};
 
 /// What is said of a device that nobody has assigned.
-const UNASSIGNED: &str = "No namespace is assigned for the device: set spec.assignedNamespace";
+pub(super) const UNASSIGNED: &str = "No namespace is assigned for the device: set spec.assignedNamespace";
 
 /// Where a device is, and whether it can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,8 @@ impl<'w> Presence<'w> {
         }
     }
 
-    fn device(&self) -> Option<&'w Device> {
+    /// What that node publishes.
+    pub(super) fn device(&self) -> Option<&'w Device> {
         match self {
             Self::Ready { device, .. } => Some(device),
             Self::NotReady { device, .. } => *device,
@@ -59,7 +60,8 @@ impl<'w> Presence<'w> {
         }
     }
 
-    fn condition(&self) -> (Reason, String) {
+    /// The reason and the message of the condition `Ready`.
+    pub(super) fn condition(&self) -> (Reason, String) {
         match self {
             Self::Ready { .. } => (Reason::Ready, "Device is ready to use".to_owned()),
             Self::NotReady { why, .. } => (Reason::NotReady, why.clone()),
@@ -283,7 +285,7 @@ fn assign(
 }
 
 /// What still holds a device in a namespace it is leaving.
-fn holder(world: &World, namespace: &Namespace, name: &DeviceName) -> Option<String> {
+pub(super) fn holder(world: &World, namespace: &Namespace, name: &DeviceName) -> Option<String> {
     let attachment = attachments_of(world, namespace, name).next();
     let claim = world.claims.get(&(namespace.clone(), claim_name(name)));
     let pod = pods::holder(world, name).filter(|h| h.namespace() == namespace);

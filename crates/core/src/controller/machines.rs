@@ -164,7 +164,7 @@ fn kept(world: &World, namespace: &Namespace, attachment: &Attachment, plan: &mu
 }
 
 /// Why a wish waits, and what to do.
-fn explain(world: &World, namespace: &Namespace, device: &DeviceName, wait: &Wait) -> (Reason, String) {
+pub(super) fn explain(world: &World, namespace: &Namespace, device: &DeviceName, wait: &Wait) -> (Reason, String) {
     let reason = match wait {
         Wait::NoDevice | Wait::Leaving => Reason::NoUSBDevice,
         Wait::NotReady(_) if matches!(home(world, device), Presence::Absent { .. }) => Reason::NotFound,

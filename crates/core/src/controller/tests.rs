@@ -13,3 +13,4 @@ mod moves;
 mod operations;
 mod pods;
 mod quiet;
+mod why;
