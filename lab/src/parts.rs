@@ -35,6 +35,8 @@ pub struct Parts {
     pub bin: PathBuf,
     /// Our own program, static.
     pub patchbay: PathBuf,
+    /// The kubectl plugin, static.
+    pub kubectl_usb: PathBuf,
     /// The User-Mode Linux kernel, a program of the host.
     pub linux: PathBuf,
     /// The initial ramdisk of a User-Mode Linux node.
@@ -87,10 +89,11 @@ pub fn build(release: Release) -> Result<Parts> {
     let stock = stock::build(&builder, &debian)?;
     let initramfs = root::initramfs(&builder)?;
     let root = root::disk(&builder, &kube, &containerd)?;
-    let patchbay = programs::own(&builder, "patchbay")?;
+    let [patchbay, kubectl_usb] = programs::own(&builder, ["patchbay", "kubectl-usb"])?;
     let images = images::build(&builder, &stock, &patchbay)?;
     Ok(Parts {
         patchbay,
+        kubectl_usb,
         bin: programs::links(&builder, &kube, &containerd)?,
         linux,
         initramfs,

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("qmp", &[]),
     ("dra", &[]),
     ("api", &["core"]),
+    ("kubectl-usb", &["api", "core"]),
     ("patchbay", &["api", "core", "dra", "link", "qmp", "usb", "usbip"]),
 ];
 

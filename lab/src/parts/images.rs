@@ -190,7 +190,7 @@ fn qemu(builder: &Builder) -> Result<Tree> {
 
 /// The test guest: Debian's kernel, and a ramdisk with modules and the one program that runs in it.
 fn machine(builder: &Builder, kernel: &Path) -> Result<Tree> {
-    let program = programs::own(builder, "patchbay-guest")?;
+    let [program] = programs::own(builder, ["patchbay-guest"])?;
     let modules = Modules::open(&kernel.join("modules"), &builder.cache.log("guest"))?;
     let names: Vec<&str> = GUEST_MODULES.iter().filter_map(|line| line.split(' ').next()).collect();
     let mut ramdisk = Tree::new();

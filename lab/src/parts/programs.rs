@@ -85,16 +85,19 @@ pub(super) fn links(builder: &Builder, kubernetes: &Kubernetes, containerd: &Pat
     })
 }
 
-/// Builds a program of this workspace, static. Whether there is something to do is for cargo to know.
+/// Builds programs of this workspace, static, all at once: they share most of what they are made of. Whether there is
+/// something to do is for cargo to know.
 ///
 /// # Errors
-/// If it does not compile.
-pub(super) fn own(builder: &Builder, package: &str) -> Result<PathBuf> {
-    progress::step(&format!("building {package}"), || {
+/// If one does not compile.
+pub(super) fn own<const N: usize>(builder: &Builder, packages: [&str; N]) -> Result<[PathBuf; N]> {
+    let all = packages.join(" and ");
+    progress::step(&format!("building {all}"), || {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         builder
-            .command(cargo, package)
-            .args(["build", "--release", "--locked", "--target", TARGET, "--package", package])
+            .command(cargo, packages.first().copied().unwrap_or("nothing"))
+            .args(["build", "--release", "--locked", "--target", TARGET])
+            .args(packages.iter().flat_map(|package| ["--package", package]))
             // For the target only: what runs while building is not affected when a target is named.
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             .folder(&builder.repository)
@@ -102,7 +105,8 @@ pub(super) fn own(builder: &Builder, package: &str) -> Result<PathBuf> {
             .run()
     })?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| builder.repository.join("target"), PathBuf::from);
-    Ok(builder.repository.join(target).join(TARGET).join("release").join(package))
+    let folder = builder.repository.join(target).join(TARGET).join("release");
+    Ok(packages.map(|package| folder.join(package)))
 }
 
 fn link(target: impl AsRef<Path>, path: &Path) -> Result<()> {

@@ -33,6 +33,7 @@ mod admission;
 mod agent;
 mod attach;
 mod changes;
+mod cli;
 mod events;
 mod faults;
 mod leases;

@@ -98,6 +98,11 @@ impl Stage {
         self.folder().join("logs")
     }
 
+    /// The administrator's kubeconfig.
+    pub(crate) fn admin(&self) -> PathBuf {
+        self.plane.admin()
+    }
+
     /// A kubeconfig of one of our service accounts, with a token that belongs to no pod.
     pub(crate) fn account(&self, name: &str) -> PathBuf {
         let path = self.folder().join(format!("{name}.kubeconfig"));

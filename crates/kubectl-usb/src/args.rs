@@ -1,0 +1,200 @@
+//! What can be asked for, and the help that teaches it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+const ABOUT: &str = "USB devices of the cluster: where they are plugged in, who has them, and why not.
+
+A device that is plugged into a node appears by itself. An administrator assigns it to a namespace; the owner of a virtual \
+machine there attaches it. It stays assigned and attached when its cable is pulled, and comes back with it.";
+
+const EXAMPLES: &str = "Examples:
+  kubectl usb list                                     all devices of the cluster
+  kubectl usb assign webcam-k3f9a my-project           give one to a namespace
+  kubectl usb attach webcam-k3f9a linux-vm -n my-project --wait
+                                                       bring it into a virtual machine, and see how
+  kubectl usb why webcam-k3f9a                         what holds it up, and what to do
+  kubectl usb tree                                     nodes, ports, devices and machines
+
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  'why' has found something that holds a device up
+  4  '--wait' took too long";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kubectl-usb",
+    bin_name = "kubectl usb",
+    version,
+    about = "USB devices of the cluster: where they are plugged in, who has them, and why not",
+    long_about = ABOUT,
+    after_help = EXAMPLES,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to reach the cluster.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Connection {
+    /// The namespace; by default that of the context
+    #[arg(short, long, global = true, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) namespace: Option<String>,
+    /// The context of the kubeconfig
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) context: Option<String>,
+    /// The kubeconfig; by default $KUBECONFIG, or ~/.kube/config
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// How long one request to the API server may take
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = time, help_heading = "Cluster")]
+    pub(crate) request_timeout: Duration,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List devices: where they are plugged in, whose they are, who has them
+    ///
+    /// Without -n all devices of the cluster; who may not see those gets the ones of the context's namespace. READY and
+    /// ATTACHED are True, False, or the reason why they are not.
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:
+  kubectl usb list
+  kubectl usb list -n my-project -o wide
+  kubectl usb list -o json | jq -r '.items[].metadata.name'"
+    )]
+    List {
+        /// All devices of the cluster, or an error
+        #[arg(short = 'A', long, conflicts_with = "namespace")]
+        all_namespaces: bool,
+        /// How to print them
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show nodes, their USB/IP ports, the devices plugged into them, and the machines that have those
+    ///
+    /// With -n only the devices of that namespace.
+    #[command(after_help = "Examples:
+  kubectl usb tree
+  kubectl usb tree -n my-project")]
+    Tree,
+    /// Give a device to a namespace, whose virtual machines and pods may then use it
+    ///
+    /// For administrators: it sets spec.assignedNamespace of the NodeUSBDevice.
+    #[command(after_help = "Examples:
+  kubectl usb assign webcam-k3f9a my-project
+  kubectl usb assign webcam-k3f9a other-project --overwrite")]
+    Assign {
+        /// The device
+        device: String,
+        /// Who gets it
+        #[arg(value_name = "NAMESPACE")]
+        to: String,
+        /// Also when it is another namespace's: it is first taken out of the machine that has it
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Take a device from its namespace, and out of the virtual machine that has it
+    #[command(after_help = "Example:
+  kubectl usb unassign webcam-k3f9a")]
+    Unassign {
+        /// The device
+        device: String,
+    },
+    /// Put a device on a virtual machine's list: it comes in while the machine runs, or when it starts
+    #[command(after_help = "Examples:
+  kubectl usb attach webcam-k3f9a linux-vm -n my-project
+  kubectl usb attach webcam-k3f9a linux-vm -n my-project --wait --timeout 2m")]
+    Attach(Attachment),
+    /// Take a device off a virtual machine's list: it leaves the guest
+    #[command(after_help = "Examples:
+  kubectl usb detach webcam-k3f9a linux-vm -n my-project --wait")]
+    Detach(Attachment),
+    /// Say what holds a device up, or the devices of a virtual machine, and what to do
+    ///
+    /// It walks from the cable to the guest and stops at the first thing that is not as it should be. A name that both a
+    /// device and a machine have means the device; vm/NAME means the machine.
+    #[command(after_help = "Examples:
+  kubectl usb why webcam-k3f9a
+  kubectl usb why vm/linux-vm -n my-project")]
+    Why {
+        /// The device or the virtual machine
+        #[arg(value_name = "DEVICE|VM")]
+        subject: String,
+    },
+}
+
+/// A device and a virtual machine.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Attachment {
+    /// The device
+    pub(crate) device: String,
+    /// The virtual machine, of the namespace
+    pub(crate) vm: String,
+    /// Wait until it is so, and say what is going on meanwhile
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = time, requires = "wait")]
+    pub(crate) timeout: Duration,
+}
+
+/// How to print a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// A table
+    #[default]
+    Table,
+    /// A table with more columns
+    Wide,
+    /// The objects
+    Yaml,
+    /// The objects
+    Json,
+}
+
+/// Reads a length of time as kubectl writes it: `10s`, `1m30s`.
+fn time(text: &str) -> Result<Duration, String> {
+    let parsed: Result<jiff::SignedDuration, _> = text.parse();
+    let positive = parsed.ok().and_then(|time| Duration::try_from(time).ok()).filter(|time| !time.is_zero());
+    positive.ok_or_else(|| "a length of time is wanted, such as 30s or 2m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_written_as_kubectl_writes_them() {
+        assert_eq!(time("1m30s"), Ok(Duration::from_secs(90)));
+        for bad in ["", "0s", "-1s", "soon", "5"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_may_follow_the_command() {
+        let args = Args::try_parse_from(["kubectl-usb", "attach", "webcam", "vm", "-n", "blue", "--wait"]).unwrap();
+        assert_eq!(args.connection.namespace.as_deref(), Some("blue"));
+        let Command::Attach(attachment) = args.command else { panic!("attach") };
+        assert!(attachment.wait && attachment.timeout == Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,86 @@
+//! `kubectl usb`: USB devices of the cluster, from the command line.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`args`] | what can be asked for |
+//! | [`connection`], [`look`] | the API server: every request with a deadline, and only for what is asked |
+//! | [`list`], [`tree`], [`why`], [`advice`] | what is shown, made from objects that were read: no I/O |
+//! | [`edit`] | what is written, made likewise |
+//! | [`progress`] | how far an attachment is, made likewise |
+//! | [`command`] | reads, calls one of those, writes and prints |
+//!
+//! What a device waits for, and what may be done about it, is decided in `patchbay_core::controller::why`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod advice;
+mod age;
+mod args;
+mod command;
+mod connection;
+mod edit;
+mod failure;
+mod list;
+mod look;
+mod progress;
+mod style;
+mod table;
+mod tree;
+mod why;
+
+#[cfg(test)]
+mod samples;
+
+use failure::Failure;
+
+/// What a command has to say.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// For the standard output.
+    pub(crate) text: String,
+    /// For people, below that: it goes to the standard error.
+    pub(crate) note: String,
+    /// Nothing has failed, but something holds a device up.
+    pub(crate) held_up: bool,
+}
+
+/// `why`: something holds the device up.
+const HELD_UP: u8 = 3;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    // Only fails when one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::Output(error)),
+    };
+    match runtime.block_on(command::run(args)).and_then(|answer| say(&answer).map(|()| answer.held_up)) {
+        Ok(false) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::from(HELD_UP),
+        Err(failure) => fail(&failure),
+    }
+}
+
+/// Whoever reads may have heard enough.
+fn say(answer: &Answer) -> Result<(), Failure> {
+    let written = anstream::stdout()
+        .write_all(answer.text.as_bytes())
+        .and_then(|()| anstream::stdout().flush())
+        .and_then(|()| anstream::stderr().write_all(answer.note.as_bytes()));
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    let advice = failure.advice().map(|advice| format!("{advice}\n")).unwrap_or_default();
+    let (bad, end) = (style::BAD, style::BAD.render_reset());
+    // There is nobody left to tell.
+    let _ = write!(anstream::stderr(), "{bad}error:{end} {failure}\n{advice}");
+    ExitCode::from(failure.code())
+}

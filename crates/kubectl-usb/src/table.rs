@@ -1,0 +1,84 @@
+//! Tables: aligned columns, as kubectl prints them.
+
+use anstyle::Style;
+use patchbay_core::device::clean;
+
+use crate::style::{PLAIN, paint};
+
+/// The longest text of a cell, in bytes.
+const LONGEST: usize = 512;
+
+/// What stands for nothing.
+const NOTHING: &str = "-";
+
+/// Spaces between columns.
+const GAP: usize = 3;
+
+/// One cell.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    /// Text in a style. What a device or another program has written cannot move the cursor.
+    pub(crate) fn new(text: &str, style: Style) -> Self {
+        Self { text: clean(text, LONGEST).unwrap_or_else(|| NOTHING.to_owned()), style }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::new(text, PLAIN)
+    }
+}
+
+impl From<Option<&str>> for Cell {
+    fn from(text: Option<&str>) -> Self {
+        Self::new(text.unwrap_or_default(), PLAIN)
+    }
+}
+
+/// Lines of cells, the first of which are the headings. Nothing is behind the last cell of a line.
+pub(crate) fn render(rows: &[Vec<Cell>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = cell.text.chars().count();
+            match widths.get_mut(column) {
+                Some(widest) => *widest = (*widest).max(width),
+                None => widths.push(width),
+            }
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            text.push_str(&paint(cell.style, &cell.text));
+            if column + 1 < row.len() {
+                text.push_str(&" ".repeat(width - cell.text.chars().count() + GAP));
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::style::BAD;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["NAME".into(), "NODE".into()], vec!["a-long-name".into(), Cell::new("", BAD)]];
+        let text = anstream::adapter::strip_str(&render(&rows)).to_string();
+        assert_eq!(text, "NAME          NODE\na-long-name   -\n");
+    }
+
+    #[test]
+    fn a_device_cannot_write_to_the_terminal() {
+        assert_eq!(Cell::from("A\u{1b}[31mB\n").text, "A [31mB");
+    }
+}

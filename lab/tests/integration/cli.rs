@@ -1,0 +1,258 @@
+//! `kubectl usb`, run by kubectl as people run it. What it prints is what `docs/kubectl-usb.md` shows, to the letter.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use patchbay_api::{VirtualMachine, keys};
+use patchbay_core::speed::Speed;
+use patchbay_lab::install::repository;
+use serde_json::json;
+
+use crate::node::{Node, device};
+use crate::program::Running;
+use crate::stage::{Stage, create, eventually, get};
+
+/// What stands in the page for the part of a pod's name that nobody can know.
+const SUFFIX: &str = "1a2b3c";
+
+/// What is before the port of a guest.
+const PORT: &str = "guest bus 0 port ";
+
+/// A person with a kubeconfig, and all that was typed and read.
+struct Person<'s> {
+    stage: &'s Stage,
+    kubeconfig: PathBuf,
+    read: Vec<(String, String)>,
+}
+
+/// What a command has said.
+struct Said {
+    code: i32,
+    /// On the standard output.
+    text: String,
+    /// On the standard error.
+    note: String,
+}
+
+impl<'s> Person<'s> {
+    fn administrator(stage: &'s Stage) -> Self {
+        Self { stage, kubeconfig: stage.admin(), read: Vec::new() }
+    }
+
+    /// Runs `kubectl usb <line>`.
+    fn run(&self, line: &str) -> Said {
+        let output = plugin(self.stage, &self.kubeconfig, line).output().unwrap();
+        let [text, note] = [output.stdout, output.stderr].map(|part| String::from_utf8(part).unwrap());
+        Said { code: output.status.code().unwrap(), text, note }
+    }
+
+    /// The same, for the page.
+    fn types(&mut self, line: &str, code: i32) {
+        let said = self.run(line);
+        assert_eq!(said.code, code, "kubectl usb {line}: {}{}", said.text, said.note);
+        // What is said while somebody waits depends on who is faster.
+        let note = if line.ends_with("--wait") { "" } else { &said.note };
+        self.read.push((format!("kubectl usb {line}"), mask(&(said.text + note))));
+    }
+}
+
+/// `kubectl usb`, as kubectl finds it.
+fn plugin(stage: &Stage, kubeconfig: &Path, line: &str) -> Command {
+    let parts = stage.parts();
+    let mut command = Command::new(parts.bin.join("kubectl"));
+    command.arg("usb").args(line.split_whitespace());
+    command.env("KUBECONFIG", kubeconfig).env("PATH", parts.kubectl_usb.parent().unwrap()).env("HOME", stage.folder());
+    command
+}
+
+/// Names of attachment pods end in a hash, and the players choose the guest's port by that.
+fn mask(text: &str) -> String {
+    let pod = |word: &str| match word.rsplit_once('-') {
+        Some((head, hash)) if head.contains("usb-") && hash.len() == 6 => format!("{head}-{SUFFIX}"),
+        _ => word.to_owned(),
+    };
+    let line = |line: &str| {
+        let line = line.split(' ').map(pod).collect::<Vec<_>>().join(" ");
+        match line.split_once(PORT) {
+            Some((before, after)) => {
+                format!("{before}{PORT}9{}\n", after.trim_start_matches(|c: char| c.is_ascii_digit()))
+            }
+            None => line + "\n",
+        }
+    };
+    text.lines().map(line).collect()
+}
+
+/// What the page shows: each command, and what is below it.
+fn page() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(repository().join("docs/kubectl-usb.md")).unwrap();
+    let blocks = text.split("```console\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let commands = blocks.flat_map(|block| block.split("$ ").skip(1));
+    commands.map(|c| c.split_once('\n').unwrap()).map(|(line, said)| (line.to_owned(), said.to_owned())).collect()
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn the_page_shows_a_devices_life_as_it_is() {
+    let stage = Stage::open();
+    let controller = Running::leader(&stage, "controller-1");
+    let (home, importer) = (Node::join(&stage, "node-1"), Node::join(&stage, "node-2"));
+    importer.ports(1);
+    let mut it = Person::administrator(&stage);
+    it.types("list", 0);
+    home.plug(device("webcam", 1, Speed::High));
+    stage.node_device_is("webcam", "Attached", "Available");
+    it.types("list", 0);
+
+    it.types("assign webcam blue", 0);
+    it.types("why webcam", 3);
+    stage.namespace("blue");
+    stage.node_device_is("webcam", "Assigned", "Assigned");
+    stage.machine("blue", "linux-vm", "node-2", &[]);
+    stage.machine_is("blue", "linux-vm", "Running", "Running");
+    it.types("attach webcam linux-vm -n blue --wait", 0);
+    stage.is_attached("blue", "linux-vm", "webcam");
+    it.types("list", 0);
+    it.types("why webcam", 0);
+
+    home.plug(device("token", 2, Speed::Full));
+    stage.node_device_is("token", "Ready", "Ready");
+    it.types("assign token blue", 0);
+    stage.node_device_is("token", "Assigned", "Assigned");
+    it.types("attach token linux-vm -n blue", 0);
+    stage.device_is("blue", "token", "Attached", "NoFreeUSBIPPort");
+    stage.entry("blue", "linux-vm", "token", |e| e.message.contains("ports"));
+    it.types("list -n blue", 0);
+    it.types("why token", 3);
+    it.types("tree", 0);
+
+    it.types("detach webcam linux-vm -n blue --wait", 0);
+    stage.is_attached("blue", "linux-vm", "token");
+    home.unplug("token");
+    stage.device_is("blue", "token", "Ready", "NotFound");
+    stage.entry("blue", "linux-vm", "token", |e| !e.attached);
+    it.types("why vm/linux-vm -n blue", 3);
+    stage.node_device_is("webcam", "Attached", "Available");
+    it.types("unassign webcam", 0);
+    let blocks =
+        |read: &[(String, String)]| read.iter().map(|(line, said)| format!("$ {line}\n{said}")).collect::<String>();
+    let (read, shown) = (blocks(&it.read), blocks(&page()));
+    assert!(read == shown, "docs/kubectl-usb.md has to show:\n{read}");
+    stage.check(&controller);
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn the_owner_of_a_machine_needs_no_rights_beyond_the_namespace() {
+    let stage = Stage::open();
+    let controller = Running::leader(&stage, "controller-1");
+    let (home, importer) = (Node::join(&stage, "node-1"), Node::join(&stage, "node-2"));
+    importer.ports(1);
+    home.plug(device("webcam", 1, Speed::High));
+    stage.namespace("blue");
+    stage.node_device_is("webcam", "Ready", "Ready");
+    stage.assign("webcam", Some("blue"));
+    stage.machine("blue", "linux-vm", "node-2", &[]);
+    stage.device_is("blue", "webcam", "Attached", "Available");
+    stage.machine_is("blue", "linux-vm", "Running", "Running");
+    let owner = owner(&stage);
+
+    let said = owner.run("list -n blue -o json");
+    let list: serde_json::Value = serde_json::from_str(&said.text).unwrap();
+    assert_eq!((said.code, &list["items"][0]["metadata"]["name"]), (0, &json!("webcam")));
+    assert_eq!(list["items"][0]["metadata"]["managedFields"], json!(null));
+    let said = owner.run("list -A");
+    assert_eq!(said.code, 1);
+    assert!(said.note.starts_with("error: cannot list nodeusbdevices: "), "{}", said.note);
+    assert!(said.note.ends_with("kubectl auth can-i --list shows what you may do.\n"), "{}", said.note);
+    let said = owner.run("assign webcam blue");
+    assert_eq!(said.code, 1);
+    assert!(said.note.starts_with("error: cannot get USB device webcam: "), "{}", said.note);
+
+    let said = owner.run("why webcam -n blue");
+    assert_eq!(said.code, 3, "{}", said.note);
+    assert_eq!(said.note, "You may not see the whole cluster: this is what namespace blue shows.\n");
+    let held = "✓ ready              Device is ready to use\n✗ listed             no virtual machine of namespace blue lists it\n";
+    assert!(said.text.contains(held), "{}", said.text);
+    let said = owner.run("attach webcam linux-vm -n blue --wait");
+    assert_eq!(said.code, 0, "{}", said.note);
+    stage.is_attached("blue", "linux-vm", "webcam");
+    let said = owner.run("why vm/linux-vm -n blue");
+    assert!(said.code == 0 && said.text.ends_with("all its USB devices are in the guest.\n"), "{}", said.text);
+    stage.check(&controller);
+}
+
+/// Somebody who may work in the namespace blue, and nowhere else.
+fn owner(stage: &Stage) -> Person<'_> {
+    let account: ServiceAccount =
+        serde_json::from_value(json!({"metadata": {"name": "owner", "namespace": "patchbay"}})).unwrap();
+    create(&stage.within("patchbay"), &account);
+    let role: Role = serde_json::from_value(json!({
+        "metadata": {"name": "owner", "namespace": "blue"},
+        "rules": [
+            {"apiGroups": [keys::GROUP], "resources": ["usbdevices"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [keys::GROUP], "resources": ["virtualmachines"], "verbs": ["get", "list", "watch", "patch"]},
+        ],
+    }))
+    .unwrap();
+    create(&stage.within("blue"), &role);
+    let binding: RoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": "owner", "namespace": "blue"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "owner"},
+        "subjects": [{"kind": "ServiceAccount", "name": "owner", "namespace": "patchbay"}],
+    }))
+    .unwrap();
+    create(&stage.within("blue"), &binding);
+    let owner = Person { stage, kubeconfig: stage.account("owner"), read: Vec::new() };
+    eventually("the owner to have rights", || {
+        let said = owner.run("list -n blue");
+        if said.code == 0 { Ok(()) } else { Err(said.note) }
+    });
+    owner
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn people_who_attach_at_the_same_moment_do_not_undo_each_other_and_slips_are_explained() {
+    let stage = Stage::open();
+    stage.namespace("blue");
+    stage.machine("blue", "linux-vm", "node-2", &["first"]);
+    let it = Person::administrator(&stage);
+    let all = ["a", "b", "c", "d"];
+    let attach = |device: &str| plugin(&stage, &it.kubeconfig, &format!("attach {device} linux-vm -n blue"));
+    let quiet = |mut command: Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let running: Vec<_> = all.iter().map(|device| quiet(attach(device))).collect();
+    assert!(running.into_iter().all(|mut child| child.wait().unwrap().success()));
+    let machine: VirtualMachine = get(&stage.within("blue"), "linux-vm").unwrap();
+    let mut listed: Vec<_> = machine.spec.usb_devices.iter().map(|d| d.name.as_str()).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, ["a", "b", "c", "d", "first"]);
+
+    let said = it.run("detach z linux-vm -n blue");
+    assert!(said.text.starts_with("z is not on the list of virtual machine linux-vm, which lists "), "{}", said.text);
+    let said = it.run("attach a linux-vm -n blue");
+    assert_eq!(said.text, "a is on the list of virtual machine linux-vm already\n");
+    let note =
+        "There is no USB device a in namespace blue yet: an administrator assigns it.\n  kubectl usb assign a blue\n";
+    assert_eq!((said.code, said.note.as_str()), (0, note));
+    let late = "a is not in virtual machine linux-vm after 1 s: waiting for the controller\n";
+    let there = "Those that there are:\n";
+    for (line, code, error) in [
+        ("attach a linux-vm -n blue --wait --timeout 1s", 4, late.to_owned()),
+        ("attach a nobody -n blue", 1, format!("there is no virtual machine nobody in namespace blue\n{there}")),
+        ("assign nothing blue", 1, format!("there is no USB device nothing\n{there}  kubectl usb list -A\n")),
+        (
+            "why nothing -n blue",
+            1,
+            format!("there is no USB device nothing, and no virtual machine nothing in namespace blue\n{there}"),
+        ),
+        ("list --context nowhere", 1, "cannot tell how to reach the cluster: ".to_owned()),
+        ("attach a", 2, "the following required arguments were not provided:\n  <VM>\n".to_owned()),
+    ] {
+        let said = it.run(line);
+        assert_eq!((said.code, said.text.as_str()), (code, ""), "{line}: {}", said.note);
+        assert!(said.note.contains(&format!("error: {error}")), "{line}: {}", said.note);
+    }
+}
