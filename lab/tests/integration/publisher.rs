@@ -26,7 +26,8 @@ fn cameras(count: u16) -> Vec<Device> {
         .map(|n| {
             let mut camera = device(&format!("camera-{n:03}"), n, Speed::High);
             let (text, what) = &strings[usize::from(n) % strings.len()];
-            camera.attributes.serial = Some(text.clone());
+            // Devices of one serial number would speak of each other in their status.
+            camera.attributes.serial = Some(format!("{n:03}{text}"));
             camera.attributes.product = Some((*what).to_owned());
             camera.attributes.manufacturer = Some(text.chars().rev().collect());
             camera
