@@ -60,6 +60,24 @@ pub fn controller_node(lab: &Lab) -> Result<String> {
     Ok(node)
 }
 
+/// Sees to it that the controller runs on another node than this one, which is going to be switched off: Kubernetes starts it
+/// elsewhere only after minutes.
+///
+/// # Errors
+/// When it does not run elsewhere in time.
+pub fn keep_controller_off(lab: &Lab, node: &str) -> Result<()> {
+    if controller_node(lab)? != node {
+        return Ok(());
+    }
+    lab.kubectl(&["cordon", node])?;
+    lab.kubectl(&["delete", "pod", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=controller"])?;
+    lab.wait_for(&format!("the controller to run, and not on {node}"), START, || {
+        let there = controller_node(lab).map_err(|error| format!("{error:#}"))?;
+        if there == node { Err(there) } else { running(lab) }
+    })?;
+    lab.kubectl(&["uncordon", node]).map(drop)
+}
+
 /// Whether controller and agents run, and every node's devices are published.
 fn running(lab: &Lab) -> Result<(), String> {
     let read = |arguments: &[&str]| -> Result<Value, String> {

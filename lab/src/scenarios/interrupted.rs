@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::case::{BOOT, Case, SOON, VM};
 use crate::cluster::Lab;
+use crate::product;
 use crate::stick::Stick;
 
 use super::limits::SMALL;
@@ -18,6 +19,7 @@ const LOST: Duration = Duration::from_secs(120);
 /// The target's QEMU is killed, its node is cut off from the source's, and its node loses its power, each while the machine is
 /// being sent. Each time machine and device go on where they were, and that is said; at last the machine moves there.
 pub(super) fn by_the_end_of_the_target(lab: &Lab) -> Result<()> {
+    product::keep_controller_off(lab, "node-3")?;
     let case = Case::begin(lab, "interrupted")?;
     let stick = Stick::new("interrupted").size(SMALL);
     let (device, mut guest) = case.reading(&stick, "node-1", "node-2")?;
