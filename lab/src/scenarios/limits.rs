@@ -18,9 +18,10 @@ use crate::wait::patient;
 
 /// The size of the sticks' disks: many are read at once.
 pub(super) const SMALL: usize = 256 << 10;
-/// Within this time a device that waits is in the guest when what it waits for is there, however busy the machine is. The
-/// scheduler by itself looks at waiting pods again after five minutes.
-const UNASKED: Duration = Duration::from_secs(60);
+/// Within this time a device that waits is in the guest when what it waits for is there, however busy the machine is. A kubelet
+/// that was not yet allowed to read a new claim tries again after a minute and a half; the scheduler by itself looks at waiting
+/// pods again after five minutes.
+const UNASKED: Duration = Duration::from_secs(180);
 /// For the devices of a full node to be given back.
 const BACK: Duration = Duration::from_secs(60);
 /// The driver of vhci's controllers.
