@@ -30,7 +30,7 @@ lab-parts: ## builds and caches what the lab is made of
 scenarios: ## the scenarios on real nodes; ONLY="words" runs those whose name contains one
 	@$(LAB) test $(ONLY)
 
-bench: ## measures attach, detach and discovery against the stock tools; prints a table, writes JSON
+bench: ## measures attach, detach, discovery and moves beside the stock tools; prints a table, writes JSON
 	@$(LAB) bench
 
 lab-up: ## starts the lab and leaves it running; prints how to use it

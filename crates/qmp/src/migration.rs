@@ -152,8 +152,8 @@ impl Progress {
     }
 }
 
-/// Starts to send the guest through a connected socket, at [`Pace::Crawl`]. What the guest has written to disks that are thrown away at the end
-/// (`snapshot=on`) goes along; what is below them has to be the same on both sides.
+/// Starts to send the guest through a connected socket, at [`Pace::Crawl`]. What the guest has written to disks that are thrown
+/// away at the end (`snapshot=on`) goes along; what is below them has to be the same on both sides.
 ///
 /// # Errors
 /// What the monitor says; refused when a migration is under way. The socket is closed then.
