@@ -9,6 +9,9 @@ use super::{Decision, Destination, Guest, Phase, Qemu, Report};
 pub(super) const KEPT_BACK: u64 = 64 << 20;
 /// Bytes of empty memory that a fast processor may be through with in a millisecond, whatever the pace.
 const SKIPPED: u64 = 16 << 20;
+/// How long a guest that runs may need to let go of a USB device that is gone. Nobody tells when it has, and a guest that is
+/// paused before may crash where it goes on.
+pub(super) const LET_GO: Duration = Duration::from_secs(1);
 /// For how long USB devices may be out of a machine that is still being sent.
 pub(super) const OUT: Duration = Duration::from_secs(60);
 /// How often to look at QEMU at most, and at least.
@@ -27,7 +30,9 @@ pub struct Source {
     pub qemu: Option<Qemu>,
     /// The guest has USB devices of ours.
     pub devices: bool,
-    /// How long ago this agent took them out; zero when it did not.
+    /// Some were taken out of this QEMU while it was sending, now or for a former move.
+    pub off: bool,
+    /// For how long this agent has known that they are out; zero before.
     pub out: Duration,
     /// How fast QEMU was told to send, if this agent has told it.
     pub pace: Option<Pace>,
@@ -77,7 +82,7 @@ pub enum SourceStep {
     Mark,
     /// Take the mark back.
     Unmark,
-    /// Have QEMU send this fast. To run, after the guest has had the time to let go of its devices.
+    /// Have QEMU send this fast.
     Go(Pace),
     /// Take the USB devices out of the guest, which runs.
     TakeOut,
@@ -183,10 +188,11 @@ fn go(seen: &Source, steps: &mut Vec<SourceStep>) {
                 steps.push(SourceStep::Report(Report::Moving(qemu.percent)));
             }
         }
-        (Phase::PreSwitchover, _) if seen.devices => {
+        (Phase::PreSwitchover, _) if seen.devices || (seen.off && seen.pace != Some(Pace::Run)) => {
             fail(
                 steps,
-                "the machine was sent before its USB devices were out of it: the node is too busy; try again later",
+                "the machine was sent before its guest had let go of its USB devices: the node is too busy, or its agent was \
+                 restarted; try again",
             );
         }
         (Phase::PreSwitchover, _) => {
@@ -202,6 +208,7 @@ fn go(seen: &Source, steps: &mut Vec<SourceStep>) {
 /// While memory goes: the devices stay in until little of it is left, and are out before that goes.
 fn send(seen: &Source, left: Option<u64>, steps: &mut Vec<SourceStep>) {
     let pace = match left {
+        _ if !seen.devices && seen.off && seen.out < LET_GO => return,
         _ if !seen.devices => Pace::Run,
         None => return,
         Some(left) if left > KEPT_BACK => Pace::Walk,
@@ -215,7 +222,8 @@ fn send(seen: &Source, left: Option<u64>, steps: &mut Vec<SourceStep>) {
     }
 }
 
-/// How soon to look again when nothing was to be done: at a machine with devices before QEMU could have sent what is kept back.
+/// How soon to look again when nothing was to be done: at a machine with devices before QEMU could have sent what is kept back,
+/// at a guest that lets go of them when its time is over.
 #[must_use]
 pub fn look_again(seen: &Source) -> Duration {
     let (soon, late) = LOOKS;
@@ -223,6 +231,9 @@ pub fn look_again(seen: &Source) -> Duration {
         Some(Qemu { phase: Phase::Active, left, .. }) if seen.devices && seen.decision.is_none() => {
             let time = |left: u64| Duration::from_millis(left.saturating_sub(KEPT_BACK) / SKIPPED);
             left.map_or(UNTOLD, |left| time(left).clamp(soon, late))
+        }
+        Some(Qemu { phase: Phase::Active, .. }) if seen.off && seen.out < LET_GO => {
+            LET_GO.saturating_sub(seen.out).clamp(soon, late)
         }
         _ => late,
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::source::{KEPT_BACK, OUT};
+use super::source::{KEPT_BACK, LET_GO, OUT};
 use super::*;
 
 mod explorer;
@@ -17,6 +17,7 @@ fn leaving() -> Source {
         decision: None,
         qemu: Some(QEMU),
         devices: false,
+        off: false,
         out: Duration::ZERO,
         pace: Some(Pace::Run),
         marked: false,
@@ -88,11 +89,30 @@ fn devices_stay_in_until_little_is_left_and_are_out_before_that_is_sent() {
         assert_eq!(active(left, devices, pace), expected, "{left:?} {devices} {pace:?}");
     }
     let late = Source { qemu: qemu(Phase::PreSwitchover, Guest::Paused), devices: true, reported, ..leaving() };
-    assert!(why(&source(&late)).contains("before its USB devices were out"), "never with devices in");
+    assert!(why(&source(&late)).contains("before its guest had let go"), "never with devices in");
+    let paused = Source { devices: false, off: true, ..late.clone() };
+    for pace in [None, crawls, walks] {
+        let early = Source { pace, ..paused.clone() };
+        assert!(why(&source(&early)).contains("before its guest had let go"), "paused too early: {pace:?}");
+    }
+    assert!(source(&Source { pace: runs, ..paused }).contains(&SourceStep::Proceed));
     let active = Source { qemu: qemu(Phase::Active, Guest::Runs), devices: false, marked: true, ..late };
     assert_eq!(source(&Source { out: OUT, ..active.clone() }), []);
     let busy = Source { out: OUT + Duration::from_millis(1), ..active };
     assert!(why(&source(&busy)).contains("faster than it can be sent"), "they are not away for ever");
+}
+
+#[test]
+fn a_guest_has_the_time_to_let_go_of_its_devices() {
+    let nearly = LET_GO.saturating_sub(Duration::from_millis(100));
+    let reported = Some(Report::Moving(None));
+    let qemu = Some(Qemu { phase: Phase::Active, left: Some(0), ..QEMU });
+    let seen = Source { qemu, off: true, pace: Some(Pace::Crawl), marked: true, reported, out: nearly, ..leaving() };
+    assert_eq!((source(&seen), look_again(&seen)), (vec![], Duration::from_millis(100)));
+    // Also when the agent was restarted meanwhile.
+    let restarted = Source { out: Duration::ZERO, pace: None, ..seen.clone() };
+    assert_eq!(source(&restarted), []);
+    assert_eq!(source(&Source { out: LET_GO, ..seen }), [SourceStep::Go(Pace::Run)]);
 }
 
 #[test]

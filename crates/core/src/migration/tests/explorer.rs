@@ -36,6 +36,12 @@ struct World {
     /// The guest has devices at S; they were in it when the whole of it had left.
     devices: bool,
     sent_with_devices: bool,
+    /// They were taken out, and the guest has let go of them, or it was paused before.
+    off: bool,
+    let_go: bool,
+    paused_early: bool,
+    /// The agent has waited for that.
+    waited: bool,
     /// Little of its memory is left to send.
     near: bool,
     pace: Option<Pace>,
@@ -61,6 +67,10 @@ impl World {
             memory: Memory::Nothing,
             devices: true,
             sent_with_devices: false,
+            off: false,
+            let_go: false,
+            paused_early: false,
+            waited: false,
             near: false,
             pace: None,
             t: side(Guest::Awaited),
@@ -80,8 +90,8 @@ impl World {
         let left = Some(if self.near { 0 } else { u64::MAX });
         let qemu = self.s.qemu().map(|qemu| Qemu { left, ..qemu });
         let (devices, pace) = (self.devices, self.pace);
-        let out = Duration::ZERO;
-        source(&Source { decision, qemu, devices, out, pace, marked, reported, memory, to: leaving().to })
+        let (off, out) = (self.off, if self.waited { LET_GO } else { Duration::ZERO });
+        source(&Source { decision, qemu, devices, off, out, pace, marked, reported, memory, to: leaving().to })
     }
 
     fn target_steps(&self) -> Vec<TargetStep> {
@@ -101,7 +111,10 @@ impl World {
             SourceStep::Mark => self.s.marked = true,
             SourceStep::Unmark => self.s.marked = false,
             SourceStep::Go(pace) => self.pace = Some(*pace),
-            SourceStep::TakeOut => self.devices = false,
+            SourceStep::TakeOut => {
+                (self.devices, self.off) = (false, true);
+                self.paused_early |= self.s.guest == Guest::Paused;
+            }
             SourceStep::Proceed => self.s.phase = Phase::Device,
             SourceStep::Cancel => {
                 self.link = false;
@@ -131,7 +144,7 @@ impl World {
     fn source_dies(&mut self) {
         self.link = false;
         (self.s.alive, self.s.phase, self.s.guest) = (!self.s.marked, Phase::None, Guest::Runs);
-        (self.near, self.devices) = (false, false);
+        (self.near, self.devices, self.off, self.paused_early) = (false, false, false, false);
     }
 
     /// The engine waits anew, or starts the machine if it has arrived.
@@ -167,12 +180,17 @@ impl World {
                 // It may be faster than anybody looks.
                 Phase::Active => {
                     then(&|w| w.near = true);
-                    then(&|w| (w.s.phase, w.s.guest) = (Phase::PreSwitchover, Guest::Paused));
+                    // The wait is longer than the guest needs.
+                    then(&|w| (w.let_go, w.waited) = (w.let_go || w.off, w.waited || w.off));
+                    then(&|w| {
+                        w.paused_early |= w.off && !w.let_go;
+                        (w.s.phase, w.s.guest) = (Phase::PreSwitchover, Guest::Paused);
+                    });
                 }
                 Phase::Device if self.all_sent => then(&|w| w.s.phase = Phase::Completed),
                 // QEMU resumes a guest that it could not send.
                 Phase::Device if !self.link => then(&|w| (w.s.phase, w.s.guest) = (Phase::Ended, Guest::Runs)),
-                Phase::Device => then(&|w| (w.all_sent, w.sent_with_devices) = (true, w.devices)),
+                Phase::Device => then(&|w| (w.all_sent, w.sent_with_devices) = (true, w.devices || w.paused_early)),
                 _ => {}
             }
         } else if self.s.marked {
@@ -247,7 +265,7 @@ impl World {
     /// What holds at every moment.
     fn check(&self) {
         assert!(!(self.s.runs() && self.t.runs()), "two machines: {self:#?}");
-        assert!(!self.sent_with_devices, "devices in what was sent: {self:#?}");
+        assert!(!self.sent_with_devices, "a guest was sent with devices in use: {self:#?}");
         assert!(!self.t.runs() || self.decision == Some(Decision::Target), "undecided: {self:#?}");
     }
 

@@ -12,7 +12,7 @@ use patchbay_core::migration::{
 };
 use patchbay_core::names::{PodRef, Uid};
 use patchbay_link::{LinkError, Migrate, Pod as Named, migrate};
-use patchbay_qmp::{Monitor, migration, usb};
+use patchbay_qmp::{Monitor, QmpError, migration, usb};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -29,8 +29,6 @@ const API: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(40);
 /// A QEMU that has not answered for so long will not.
 const SILENT: Duration = Duration::from_secs(10);
-/// How long a guest that runs may need to let go of a USB device that is gone.
-const LET_GO: Duration = Duration::from_secs(1);
 /// Before a step that has failed is tried again.
 const BACK_OFF: Duration = Duration::from_millis(500);
 
@@ -43,7 +41,7 @@ struct Going<'m> {
     memory: Arc<Mutex<Memory>>,
     /// How fast QEMU was told to send.
     pace: Option<Pace>,
-    /// When the devices were taken out.
+    /// Since when it is known that the devices are out.
     out: Option<Instant>,
     call: Option<JoinHandle<()>>,
     said: Said,
@@ -117,10 +115,10 @@ impl Going<'_> {
         // Before QEMU is asked: what it says may be from before it was told to send.
         let mut memory = self.memory();
         let mut qemu = self.qemu.look().await;
-        let mut devices = false;
+        let (mut devices, mut off) = (false, false);
         if qemu.as_ref().is_some_and(|qemu| matches!(qemu.phase, Phase::Active | Phase::PreSwitchover)) {
             match self.devices().await {
-                Ok(any) => devices = any,
+                Ok(seen) => (devices, off) = seen,
                 Err(why) => {
                     tracing::debug!(pod = %self.pod, why, "what devices QEMU has");
                     qemu = None;
@@ -142,13 +140,18 @@ impl Going<'_> {
             self.remember(memory.clone());
         }
         let (to, reported) = (self.to.clone(), self.said.or(known));
+        if off && !devices {
+            self.out.get_or_insert_with(Instant::now);
+        }
         let out = self.out.map_or(Duration::ZERO, |out| out.elapsed());
-        Source { to, decision, qemu, devices, out, pace: self.pace, marked, reported, memory }
+        Source { to, decision, qemu, devices, off, out, pace: self.pace, marked, reported, memory }
     }
 
-    /// Whether the guest has USB devices of ours.
-    async fn devices(&self) -> Result<bool, String> {
-        usb::any(self.qemu.monitor()?).await.map_err(|error| chain(&error))
+    /// Whether the guest has USB devices of ours, and whether some were switched off.
+    async fn devices(&self) -> Result<(bool, bool), String> {
+        let monitor = self.qemu.monitor()?;
+        let seen = async { Ok::<_, QmpError>((usb::any(monitor).await?, usb::any_off(monitor).await?)) };
+        seen.await.map_err(|error| chain(&error))
     }
 
     /// Whether nothing is left to do, and nothing is expected.
@@ -192,17 +195,11 @@ impl Going<'_> {
             SourceStep::Mark => blocking(move || marks::write(&folder, &uid, LEFT)).await,
             SourceStep::Unmark => blocking(move || marks::remove(&folder, &uid, LEFT)).await,
             SourceStep::Go(pace) => {
-                let monitor = self.qemu.monitor()?;
-                if *pace == Pace::Run && usb::any_off(monitor).await.map_err(words)? {
-                    // Nobody tells when the guest has let go of them, and a guest that is sent before that may crash.
-                    sleep(LET_GO).await;
-                }
-                migration::go(monitor, translate(*pace)).await.map_err(words)?;
+                migration::go(self.qemu.monitor()?, translate(*pace)).await.map_err(words)?;
                 self.pace = Some(*pace);
                 Ok(())
             }
             SourceStep::TakeOut => {
-                self.out.get_or_insert_with(Instant::now);
                 let devices = usb::switch_off(self.qemu.monitor()?).await.map_err(words)?;
                 tracing::info!(pod = %self.pod, ?devices, "USB devices taken out for the move");
                 Ok(())
