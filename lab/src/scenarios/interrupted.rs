@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::case::{BOOT, Case, SOON, VM};
+use crate::case::{Case, SOON, VM};
 use crate::cluster::Lab;
 use crate::product;
 use crate::stick::Stick;
 
 use super::limits::SMALL;
-use super::migration::{MOVED, ask, goes_on_at_node_2, has_run_on, hold, is_where_it_was, uptime};
+use super::migration::{MOVED, ask, goes_on_at_node_2, has_run_on, hold, is_where_it_was, moves_at_last, uptime};
 use super::reading;
 
 /// For Kubernetes to see that a node is off, or for a pod whose QEMU does not answer to be gone.
@@ -50,11 +50,7 @@ pub(super) fn by_the_end_of_the_target(lab: &Lab) -> Result<()> {
         is_where_it_was(&case, &guest, &device, 0).context(way)?;
     }
 
-    guest.forget();
-    ask(&case, "at-last", "node-3")?;
-    case.completes("at-last", MOVED)?;
-    guest.reads(&stick, BOOT)?;
-    has_run_on(&guest, begin)?;
+    moves_at_last(&case, &mut guest, &stick, begin)?;
     case.end()
 }
 
