@@ -1,5 +1,6 @@
 //! What must be gone when nothing is attached: vhci ports, usbip-host bindings and sessions, and CDI files on the nodes, and
-//! what their agents have written down of them; claims and attachment pods in the API.
+//! what their agents have written down of them; claims and attachment pods in the API. And what must not have happened: that a
+//! node's kernel has killed something for want of memory.
 
 use std::time::Duration;
 
@@ -17,10 +18,12 @@ use crate::wait::wait_for;
 /// The label of attachment pods.
 pub const ATTACHMENT: &str = "usb.virtualization.deckhouse.io/attachment";
 
-/// Prints `port <line of vhci's status>`, `host <bus id> <usbip_status>`, `cdi <file>` and `file <name> <content in one line>`.
+/// Prints `port <line of vhci's status>`, `host <bus id> <usbip_status>`, `cdi <file>`, `file <name> <content in one line>` and
+/// `memory <line of the kernel's log>`.
 const SCRIPT: &str = "for f in /sys/devices/platform/vhci_hcd.*/status*; do [ -e $f ] && sed 's/^/port /' $f; done\n\
     for d in /sys/bus/usb/drivers/usbip-host/*-*; do [ -e $d ] && echo host ${d##*/} $(cat $d/usbip_status); done\n\
     for f in /var/run/cdi/*; do [ -e $f ] && echo cdi ${f##*/}; done\n\
+    dmesg | grep -i 'out of memory: killed' | sed 's/^/memory /'\n\
     cd /var/lib/patchbay 2>/dev/null || exit 0\n\
     for f in journal records; do [ -e $f.json ] && { echo -n \"file $f \"; tr -d '\\n' <$f.json; echo; }; done; true";
 /// What agents write down of attachments: the file, the field, and what each entry of it is.
@@ -67,6 +70,7 @@ fn of_line(line: &str) -> Option<String> {
         ["port", hub, port, status, _, devid, ..] if *hub != "hub" && *status != "004" => {
             Some(format!("vhci port {port} ({hub}) is in use (status {status}, device {devid})"))
         }
+        ["memory", ..] => Some(format!("something was killed for want of memory: {line}")),
         ["cdi", file] => Some(format!("CDI file {file} is there")),
         ["host", bus, "2"] => Some(format!("{bus} has a session")),
         ["host", bus, ..] => Some(format!("{bus} is bound to usbip-host")),
@@ -108,6 +112,12 @@ mod tests {
             of_line("port ss  0008 006 005 00020002 000003 4-1").unwrap(),
             "vhci port 0008 (ss) is in use (status 006, device 00020002)"
         );
+    }
+
+    #[test]
+    fn what_was_killed_for_want_of_memory_is_told() {
+        let line = "memory [  376.10] Memory cgroup out of memory: Killed process 280 (patchbay) total-vm:292212kB";
+        assert!(of_line(line).unwrap().ends_with("Killed process 280 (patchbay) total-vm:292212kB"));
     }
 
     #[test]

@@ -18,9 +18,13 @@
 //!   that goes on there may crash. So memory is sent at a [`Pace`]: fast while devices are in, next to nothing while the guest lets
 //!   go of them, and fast again.
 //!
-//! QEMU sets the socket it is given to blocking or not as it needs; that is a property of the connection, so nobody else may
-//! use it any more.
+//! A connection that the kernel encrypts must not be a blocking one. When it breaks while a blocking write of several TLS records
+//! waits, Linux 7.3 (`tls_sw_sendmsg`) says that a part was written and forgets the error; each later write then *succeeds*, and
+//! what is written piles up in the kernel, in the name of the container that has made the socket. So QEMU, which makes it
+//! blocking at the beginning and leaves it so, is given one that is not ([`send`]); each write that has to wait ends at once then,
+//! and the next one tells the error.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use serde_json::{Value, json};
@@ -156,9 +160,13 @@ impl Progress {
 /// away at the end (`snapshot=on`) goes along; what is below them has to be the same on both sides.
 ///
 /// # Errors
-/// What the monitor says; refused when a migration is under way. The socket is closed then.
+/// What the monitor says; refused when a migration is under way. The socket is closed then, and when it cannot be made
+/// non-blocking: QEMU may be sending then.
 pub async fn send(monitor: &Monitor, socket: OwnedFd) -> Result<(), QmpError> {
     const COMMAND: &str = "migrate";
+    let failed = |error: io::Error| QmpError::Nonsense { command: COMMAND, what: format!("the socket: {error}") };
+    // Another descriptor of the same connection: whether it blocks is a property of that.
+    let same = socket.try_clone().map_err(failed)?;
     set_capabilities(monitor, &["events", "pause-before-switchover", "auto-converge"]).await?;
     go(monitor, Pace::Crawl).await?;
     let disks: Vec<Value> = monitor.ask("query-block", json!({}), None).await?;
@@ -169,7 +177,8 @@ pub async fn send(monitor: &Monitor, socket: OwnedFd) -> Result<(), QmpError> {
     {
         fields.insert("inc".into(), true.into());
     }
-    with_socket(monitor, socket, COMMAND, arguments).await
+    with_socket(monitor, socket, COMMAND, arguments).await?;
+    rustix::io::ioctl_fionbio(&same, true).map_err(|error| failed(error.into()))
 }
 
 /// Changes the pace, also of a migration that is under way.

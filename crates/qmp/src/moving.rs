@@ -90,6 +90,23 @@ async fn a_guest_moves_and_runs_only_when_told() {
 }
 
 #[tokio::test]
+async fn the_connection_is_never_a_blocking_one() {
+    let (source, target) = (Qemu::with(&[]).await, Qemu::with(&WAITS).await);
+    let (ours, theirs) = pair();
+    let same = ours.try_clone().unwrap();
+    let blocks = || !rustix::fs::fcntl_getfl(&same).unwrap().contains(rustix::fs::OFlags::NONBLOCK);
+    migration::receive(&target.monitor, theirs).await.unwrap();
+    migration::send(&source.monitor, ours).await.unwrap();
+    assert!(!blocks());
+    migration::go(&source.monitor, Pace::Run).await.unwrap();
+    phase(&source.monitor, &[Phase::PreSwitchover]).await;
+    assert!(!blocks());
+    migration::proceed(&source.monitor).await.unwrap();
+    phase(&target.monitor, &[Phase::Completed]).await;
+    assert!(!blocks());
+}
+
+#[tokio::test]
 async fn a_guest_with_a_device_cannot_be_loaded_where_there_is_none() {
     let (source, mut target) = (Qemu::with(&[]).await, Qemu::with(&WAITS).await);
     source.monitor.device_add("usb-kbd", "usb-keys", json!({"bus": bus_id(1), "port": "3"})).await.unwrap();
