@@ -128,6 +128,10 @@ pub fn all() -> Vec<Scenario> {
             kubelet::agent_killed_between_prepare_and_start,
         ),
         scenario("a_kubelet_that_asks_for_claims_that_are_gone_is_answered", kubelet::asks_for_claims_that_are_gone),
+        scenario(
+            "a_kubelet_is_reminded_of_a_claim_that_it_could_not_prepare",
+            kubelet::reminded_of_what_it_could_not_prepare,
+        ),
         scenario("twenty_claims_at_once_on_one_node_are_all_answered", crowd::twenty_claims_at_once),
         scenario("what_is_deleted_by_hand_comes_back_and_so_does_the_device", deleted::objects_come_back),
         scenario("devices_return_when_nodes_were_rebooted", outages::nodes_rebooted),

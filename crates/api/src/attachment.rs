@@ -61,6 +61,17 @@ pub fn plug_patch(pod: &Pod) -> Option<Value> {
     (!asked).then(|| json!({"metadata": {"uid": uid, "resourceVersion": version, "annotations": annotations}}))
 }
 
+/// The merge patch that has the kubelet look at the pod again; None when that was done so often before.
+pub fn remind_patch(pod: &Pod, times: usize) -> Option<Value> {
+    let annotations = json!({keys::REMINDERS: times.to_string()});
+    (reminders(pod) < times).then(|| json!({"metadata": {"uid": &pod.metadata.uid, "annotations": annotations}}))
+}
+
+/// What makes no sense counts as often: a kubelet needs no help of ours.
+fn reminders(pod: &Pod) -> usize {
+    meta::annotation(&pod.metadata, keys::REMINDERS).map_or(0, |times| times.parse().unwrap_or(usize::MAX))
+}
+
 fn spec(new: &NewAttachment, image: &str) -> PodSpec {
     let device = PodResourceClaim {
         name: DEVICE_REQUEST.to_owned(),
@@ -147,6 +158,8 @@ pub fn read(pod: &Pod) -> Result<((Namespace, PodName), Attachment), Unreadable>
         port_claim: claims(pod)?.port,
         unschedulable: condition(pod, "PodScheduled")
             .is_some_and(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable")),
+        scheduled: scheduled(pod),
+        reminders: reminders(pod),
         state: state(pod),
         plugged: plugged(pod).map(|(state, _)| state),
     };
@@ -169,6 +182,11 @@ fn node(pod: &Pod) -> Option<NodeName> {
 /// A condition of a pod.
 pub(crate) fn condition<'p>(pod: &'p Pod, kind: &str) -> Option<&'p PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
+}
+
+fn scheduled(pod: &Pod) -> Option<Seconds> {
+    let placed = condition(pod, "PodScheduled").filter(|c| c.status == "True")?;
+    placed.last_transition_time.as_ref().map(meta::seconds)
 }
 
 /// What a pod's phase says.
@@ -294,6 +312,8 @@ mod tests {
                 want: Want::Plugged,
                 port_claim: None,
                 unschedulable: false,
+                scheduled: None,
+                reminders: 0,
                 state: PodState::Pending,
                 plugged: None,
             };
@@ -325,6 +345,22 @@ mod tests {
         assert!(scheduled("False", "Unschedulable"));
         assert!(!scheduled("False", "SchedulingGated"));
         assert!(!scheduled("True", ""));
+    }
+
+    #[test]
+    fn a_kubelet_is_reminded_by_a_count_that_grows() {
+        let since = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": "2023-11-14T22:13:20Z"});
+        let mut pod = with_status(json!({"phase": "Pending", "conditions": [since]}));
+        let seen = |pod: &Pod| (read(pod).unwrap().1.scheduled, read(pod).unwrap().1.reminders);
+        assert_eq!(seen(&pod), (Some(1_700_000_000), 0));
+        let patch = remind_patch(&pod, 1).unwrap();
+        assert_eq!(patch["metadata"]["uid"], "u1");
+        let mut write = |text: &str| {
+            pod.metadata.annotations.get_or_insert_default().insert(keys::REMINDERS.to_owned(), text.to_owned());
+            (seen(&pod).1, remind_patch(&pod, 1).is_none(), remind_patch(&pod, 2).is_none())
+        };
+        assert_eq!(write(patch["metadata"]["annotations"][keys::REMINDERS].as_str().unwrap()), (1, true, false));
+        assert_eq!(write("often"), (usize::MAX, true, true));
     }
 
     #[test]

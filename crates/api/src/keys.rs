@@ -55,6 +55,9 @@ pub const VM_POD_UID: &str = "usb.virtualization.deckhouse.io/vm-pod-uid";
 /// template: the half whose port a pod on another node needs.
 pub const HUB: &str = "usb.virtualization.deckhouse.io/hub";
 
+/// Annotation of an attachment pod: how often its kubelet was reminded of it. What counts is that the pod changes.
+pub const REMINDERS: &str = "usb.virtualization.deckhouse.io/reminders";
+
 /// Condition and readiness gate of an attachment pod: what the agent says.
 pub const PLUGGED: &str = "usb.virtualization.deckhouse.io/Plugged";
 

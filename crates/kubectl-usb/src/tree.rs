@@ -192,6 +192,8 @@ mod tests {
             want: Want::Plugged,
             port_claim: None,
             unschedulable: false,
+            scheduled: None,
+            reminders: 0,
             state: PodState::Running,
             plugged: Some(PluggedState::Plugged(GuestPort { bus: 0, port: "9".to_owned() })),
         };

@@ -189,6 +189,9 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
                     want: new.want,
                     port_claim: None,
                     unschedulable: false,
+                    // The kubelets here need no reminding.
+                    scheduled: None,
+                    reminders: 0,
                     state: PodState::Pending,
                     plugged: None,
                 };
@@ -228,6 +231,7 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
         | Action::Decide { .. }
         | Action::MarkArrived { .. }
         | Action::Plug { .. }
+        | Action::Remind { .. }
         | Action::CreateBudget { .. }
         | Action::CreateOperation { .. }
         | Action::HoldOperation { .. }
@@ -280,6 +284,7 @@ fn brief(action: &Action) -> String {
         Action::Decide { name, decision, .. } => format!("decides for the {} of {name}", decision.as_str()),
         Action::MarkArrived { name, .. } => format!("marks {name} as arrived"),
         Action::Plug { name, .. } => format!("plugs attachment {name}"),
+        Action::Remind { name, times, .. } => format!("reminds the kubelet of {name}, {times} times"),
         Action::CreateBudget { vm, .. } => format!("creates the budget of {vm}"),
         Action::CreateOperation { name, .. } => format!("creates operation {name}"),
         Action::HoldOperation { name, .. } => format!("holds operation {name}"),

@@ -84,6 +84,31 @@ until grep -q '\"Prepared\"' /var/lib/patchbay/journal.json; do usleep 2000; don
 kill -9 $p && echo killed the agent, attachments that run: $(grep -l '^/patchbay.hold' /proc/[0-9]*/cmdline 2>/dev/null | wc -l)
 ";
 
+/// The agent cannot prepare a claim, for a folder is in the way of its journal. When that is gone the device comes sooner than by
+/// itself: a kubelet tries again only after a minute or more.
+pub(super) fn reminded_of_what_it_could_not_prepare(lab: &Lab) -> Result<()> {
+    const IN_THE_WAY: &str = "/var/lib/patchbay/.journal.json.new";
+    const SOONER: Duration = Duration::from_secs(50);
+    let case = Case::begin(lab, "reminded")?;
+    let stick = Stick::new("reminded");
+    let (device, _) = case.plug(HOME, &stick)?;
+    case.assign(&device, "reminded")?;
+    let guest = case.vm(VM, IMPORTER, &[])?;
+    let node = lab.node(IMPORTER)?;
+    node.run(&format!("mkdir {IN_THE_WAY}"))?;
+    case.set_devices(VM, &[&device])?;
+    let failures = "--field-selector=reason=FailedPrepareDynamicResources";
+    lab.wait_for("the kubelet to say that the journal was not written", SOON, || {
+        let told = lab.kubectl(&["get", "events", "-n", "reminded", failures, "-o", "jsonpath={.items[*].message}"]);
+        let told = told.map_err(|error| format!("{error:#}"))?;
+        if told.contains("journal.json could not be written") { Ok(()) } else { Err(told) }
+    })?;
+    node.run(&format!("rmdir {IN_THE_WAY}"))?;
+    guest.reads(&stick, SOONER)?;
+    case.wait_status(VM, &device, true)?;
+    case.end()
+}
+
 /// Claims that are gone from the API before they are given back, by force and while there is no kubelet; and a kubelet whose
 /// checkpoint is from before, as after a power cut, so that it asks once more for claims that were given back in order.
 /// It gets an answer each time, nothing is left, and the device is attached again as soon as the kubelet has forgotten

@@ -214,6 +214,17 @@ pub enum Action {
         /// Only if it has this uid.
         uid: Uid,
     },
+    /// Have a kubelet look at an attachment pod again.
+    Remind {
+        /// Where.
+        namespace: Namespace,
+        /// The attachment pod.
+        name: PodName,
+        /// Only if it has this uid.
+        uid: Uid,
+        /// How often that will have been done.
+        times: usize,
+    },
     /// Create the `PodDisruptionBudget` of a machine, owned by it: nobody may evict its pods.
     CreateBudget {
         /// Where.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
-use crate::conditions::PluggedState;
+use crate::conditions::{PluggedState, Seconds};
 use crate::controller::action::{Action, NewAttachment, Plan};
 use crate::controller::devices::{Presence, home};
 use crate::controller::moves::{self, Active};
@@ -15,6 +15,11 @@ use crate::controller::status::{no_free_port, step};
 use crate::controller::world::{Attachment, Claim, PodState, Want, World};
 use crate::controller::{engine, pods};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
+
+/// When a kubelet is reminded of an attachment pod that it has not started, counted from its scheduling. A kubelet that could not
+/// prepare a pod's claims, be it only because the API server did not know yet that the pod is its, lets the pod lie for 60 to 90
+/// seconds; any change of the pod has it try at once (Kubernetes 1.34, `kuberuntime_manager.go` and `pod_workers.go`).
+pub(super) const REMIND_AFTER: [Seconds; 3] = [3, 10, 30];
 
 /// That this device be in this virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +167,13 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
             plan.actions.push(Action::DeleteAttachment { namespace, name, uid });
         } else if attachment.want == Want::Reserved && has_its_machine(world, attachment) {
             plan.actions.push(Action::Plug { namespace, name, uid });
+        } else if let Some(due) = reminder(attachment) {
+            if due <= world.now {
+                let times = attachment.reminders.saturating_add(1);
+                plan.actions.push(Action::Remind { namespace, name, uid, times });
+            } else {
+                plan.wake(due);
+            }
         }
     }
     for ((namespace, name), claim) in &world.claims {
@@ -171,6 +183,12 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
             plan.actions.push(Action::DeleteClaim { namespace: namespace.clone(), name: name.clone(), uid });
         }
     }
+}
+
+/// When a kubelet is to be reminded of a pod; None when it has started it, or was reminded often enough.
+fn reminder(attachment: &Attachment) -> Option<Seconds> {
+    let scheduled = attachment.scheduled.filter(|_| attachment.state == PodState::Pending)?;
+    REMIND_AFTER.get(attachment.reminders).map(|after| scheduled.saturating_add(*after))
 }
 
 /// The steps that bring a device to a machine: claim, template for a port, pod.

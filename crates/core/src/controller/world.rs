@@ -345,6 +345,10 @@ pub struct Attachment {
     pub port_claim: Option<ClaimName>,
     /// The scheduler could not place it.
     pub unschedulable: bool,
+    /// When the scheduler has placed it; None before.
+    pub scheduled: Option<Seconds>,
+    /// How often its kubelet was reminded of it.
+    pub reminders: usize,
     /// What its phase says.
     pub state: PodState,
     /// What the agent says; None before it has said anything.

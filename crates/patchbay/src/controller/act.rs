@@ -174,6 +174,11 @@ impl Actor {
             Action::Plug { namespace, name, uid } => {
                 amend(self.within::<Pod>(namespace), name, uid, attachment::plug_patch).boxed()
             }
+            Action::Remind { namespace, name, uid, times } => {
+                let times = *times;
+                let patch = move |pod: &Pod| attachment::remind_patch(pod, times);
+                amend(self.within::<Pod>(namespace), name, uid, patch).boxed()
+            }
             Action::CreateBudget { namespace, vm } => match caches.machine(namespace, vm) {
                 Some(machine) => {
                     let budget = budget::build(namespace, vm, &machine.uid);

@@ -163,6 +163,7 @@ impl<'a> Line<'a> {
             }
             Action::MarkArrived { namespace, name, .. } => pod("mark pod as arrived", namespace, name),
             Action::Plug { namespace, name, .. } => pod("plug attachment", namespace, name),
+            Action::Remind { namespace, name, .. } => pod("remind the kubelet of attachment", namespace, name),
             Action::CreateBudget { namespace, vm } => {
                 Self { what: "create PodDisruptionBudget", namespace: Some(namespace), vm: Some(vm), ..none }
             }

@@ -61,9 +61,9 @@ impl Target {
             }
             Action::PublishClaim { namespace, claim, .. } => Self::in_namespace(Kind::Claim, namespace, claim),
             Action::CreateAttachment(new) => Self::in_namespace(Kind::Attachment, &new.vm_pod.namespace, &new.name),
-            Action::DeleteAttachment { namespace, name, .. } | Action::Plug { namespace, name, .. } => {
-                Self::in_namespace(Kind::Attachment, namespace, name)
-            }
+            Action::DeleteAttachment { namespace, name, .. }
+            | Action::Plug { namespace, name, .. }
+            | Action::Remind { namespace, name, .. } => Self::in_namespace(Kind::Attachment, namespace, name),
             Action::CreateVmPod { namespace, pod, .. } | Action::CreateTargetPod { namespace, pod, .. } => {
                 Self::in_namespace(Kind::VmPod, namespace, pod)
             }

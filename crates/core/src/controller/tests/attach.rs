@@ -43,6 +43,29 @@ fn a_remote_device_gets_claim_template_and_pod_in_one_plan() {
 }
 
 #[test]
+fn a_kubelet_that_does_not_start_an_attachment_is_reminded_of_it_three_times() {
+    let mut it = attached("node-2");
+    let began = it.world.now;
+    (it.attachment().scheduled, it.attachment().state) = (Some(began), PodState::Pending);
+    let mut reminded = Vec::new();
+    while reminded.len() < 9 {
+        let plan = it.plan();
+        let reminds = plan.actions.iter().filter(|a| matches!(a, Action::Remind { .. })).cloned().collect::<Vec<_>>();
+        reminded.extend(reminds.iter().map(|a| (it.world.now - began, briefs(std::slice::from_ref(a)).remove(0))));
+        plan.actions.into_iter().for_each(|action| it.perform(action));
+        match it.plan().wake_at.filter(|_| reminded.len() < 3) {
+            Some(at) => it.world.now = at,
+            None => break,
+        }
+    }
+    let text = |times: usize| format!("remind the kubelet of an attachment, {times}");
+    assert_eq!(reminded, [(3, text(1)), (10, text(2)), (30, text(3))]);
+    it.attachment().reminders = 0;
+    it.attachment().state = PodState::Running;
+    assert_eq!(it.settled().plan().actions, [], "it runs");
+}
+
+#[test]
 fn the_second_device_of_a_half_uses_the_same_template() {
     let mut it = offered("node-2").device("key", "node-1").assigned("key", "blue");
     it.list("blue", "vm-a", &["stick", "key"]);

@@ -293,6 +293,8 @@ impl Builder {
                     want: new.want,
                     port_claim: None,
                     unschedulable: false,
+                    scheduled: None,
+                    reminders: 0,
                     state: PodState::Pending,
                     plugged: None,
                 };
@@ -327,6 +329,9 @@ impl Builder {
             }
             Action::Plug { namespace, name, .. } => {
                 self.world.attachments.get_mut(&(namespace, name)).unwrap().want = Want::Plugged;
+            }
+            Action::Remind { namespace, name, times, .. } => {
+                self.world.attachments.get_mut(&(namespace, name)).unwrap().reminders = times;
             }
             Action::CreateBudget { namespace, vm } => drop(self.world.budgets.insert((namespace, vm))),
             Action::CreateOperation { namespace, name, kind, vm, .. } => {
@@ -450,6 +455,7 @@ pub(super) fn brief(action: &Action) -> String {
         Action::Decide { name, decision, .. } => format!("decide {name}: {}", decision.as_str()),
         Action::MarkArrived { name, .. } => format!("mark {name} arrived"),
         Action::Plug { .. } => "plug attachment".to_owned(),
+        Action::Remind { times, .. } => format!("remind the kubelet of an attachment, {times}"),
         Action::CreateBudget { vm, .. } => format!("create budget of {vm}"),
         Action::CreateOperation { name, kind, .. } => format!("create operation {name} {}", kind.as_str()),
         Action::HoldOperation { name, .. } => format!("hold operation {name}"),
