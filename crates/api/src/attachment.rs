@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use patchbay_core::conditions::{PluggedState, Seconds};
 use patchbay_core::controller::NewAttachment;
-use patchbay_core::controller::world::{Attachment, PodState, Want};
+use patchbay_core::controller::world::{Attachment, Placement, PodState, Want};
 use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
 use patchbay_core::speed::Hub;
 use serde_json::{Value, json};
@@ -156,9 +156,7 @@ pub fn read(pod: &Pod) -> Result<((Namespace, PodName), Attachment), Unreadable>
         hub: meta::annotation(meta, keys::HUB).ok().map(hub).transpose()?,
         want: if says_plugged(pod) { Want::Plugged } else { Want::Reserved },
         port_claim: claims(pod)?.port,
-        unschedulable: condition(pod, "PodScheduled")
-            .is_some_and(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable")),
-        scheduled: scheduled(pod),
+        placement: placement(pod),
         reminders: reminders(pod),
         state: state(pod),
         plugged: plugged(pod).map(|(state, _)| state),
@@ -184,9 +182,16 @@ pub(crate) fn condition<'p>(pod: &'p Pod, kind: &str) -> Option<&'p PodCondition
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
 }
 
-fn scheduled(pod: &Pod) -> Option<Seconds> {
-    let placed = condition(pod, "PodScheduled").filter(|c| c.status == "True")?;
-    placed.last_transition_time.as_ref().map(meta::seconds)
+/// By the condition and the reasons of `PodScheduled` (k8s.io/api/core/v1).
+fn placement(pod: &Pod) -> Placement {
+    let Some(said) = condition(pod, "PodScheduled") else { return Placement::Awaited };
+    let since = said.last_transition_time.as_ref().map_or(0, meta::seconds);
+    match (said.status.as_str(), said.reason.as_deref()) {
+        ("True", _) => Placement::Placed(since),
+        ("False", Some("Unschedulable")) => Placement::NoPlace,
+        ("False", Some("SchedulerError")) => Placement::Failed(since),
+        _ => Placement::Awaited,
+    }
 }
 
 /// What a pod's phase says.
@@ -311,8 +316,7 @@ mod tests {
                 hub,
                 want: Want::Plugged,
                 port_claim: None,
-                unschedulable: false,
-                scheduled: None,
+                placement: Placement::Awaited,
                 reminders: 0,
                 state: PodState::Pending,
                 plugged: None,
@@ -337,27 +341,30 @@ mod tests {
     }
 
     #[test]
-    fn only_the_schedulers_no_makes_a_pod_unschedulable() {
-        let scheduled = |status: &str, reason: &str| {
-            let condition = json!({"type": "PodScheduled", "status": status, "reason": reason});
-            read(&with_status(json!({"phase": "Pending", "conditions": [condition]}))).unwrap().1.unschedulable
+    fn what_the_scheduler_says_is_understood() {
+        let said = |status: &str, reason: &str| {
+            let at = "2023-11-14T22:13:20Z";
+            let condition =
+                json!({"type": "PodScheduled", "status": status, "reason": reason, "lastTransitionTime": at});
+            read(&with_status(json!({"phase": "Pending", "conditions": [condition]}))).unwrap().1.placement
         };
-        assert!(scheduled("False", "Unschedulable"));
-        assert!(!scheduled("False", "SchedulingGated"));
-        assert!(!scheduled("True", ""));
+        let at = 1_700_000_000;
+        assert_eq!(said("False", "Unschedulable"), Placement::NoPlace);
+        assert_eq!(said("False", "SchedulingGated"), Placement::Awaited);
+        assert_eq!(said("False", "SchedulerError"), Placement::Failed(at));
+        assert_eq!(said("True", ""), Placement::Placed(at));
     }
 
     #[test]
     fn a_kubelet_is_reminded_by_a_count_that_grows() {
-        let since = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": "2023-11-14T22:13:20Z"});
-        let mut pod = with_status(json!({"phase": "Pending", "conditions": [since]}));
-        let seen = |pod: &Pod| (read(pod).unwrap().1.scheduled, read(pod).unwrap().1.reminders);
-        assert_eq!(seen(&pod), (Some(1_700_000_000), 0));
+        let mut pod = pod(None);
+        let seen = |pod: &Pod| read(pod).unwrap().1.reminders;
+        assert_eq!(seen(&pod), 0);
         let patch = remind_patch(&pod, 1).unwrap();
         assert_eq!(patch["metadata"]["uid"], "u1");
         let mut write = |text: &str| {
             pod.metadata.annotations.get_or_insert_default().insert(keys::REMINDERS.to_owned(), text.to_owned());
-            (seen(&pod).1, remind_patch(&pod, 1).is_none(), remind_patch(&pod, 2).is_none())
+            (seen(&pod), remind_patch(&pod, 1).is_none(), remind_patch(&pod, 2).is_none())
         };
         assert_eq!(write(patch["metadata"]["annotations"][keys::REMINDERS].as_str().unwrap()), (1, true, false));
         assert_eq!(write("often"), (usize::MAX, true, true));

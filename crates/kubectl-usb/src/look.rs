@@ -95,7 +95,7 @@ pub(crate) async fn for_chain(
         claims(cluster, Some(namespace), &mut world).await?;
     }
     // How many ports are in use takes the claims of all namespaces; it matters to none but those who have found none.
-    if world.attachments.values().any(|a| a.unschedulable && a.hub.is_some()) {
+    if world.attachments.values().any(|a| a.is_unschedulable() && a.hub.is_some()) {
         (world.ports_used, world.claims, world.pod_claims) = Default::default();
         claims(cluster, None, &mut world).await?;
     }

@@ -72,7 +72,7 @@ fn ports(world: &World, node: &NodeName) -> Branch {
         return Branch::leaf(paint(FAINT, "no USB/IP ports: devices of other nodes cannot be used here"));
     }
     // Who cannot be scheduled has no port, and waits for one.
-    let placed = world.attachments.values().filter(|a| a.node == *node && !a.unschedulable);
+    let placed = world.attachments.values().filter(|a| a.node == *node && !a.is_unschedulable());
     let machines = placed.filter_map(|a| {
         let vm = format!("{} in vm {}/{}", a.device, a.vm_pod.namespace, a.vm);
         a.hub.map(|hub| format!("{}: {vm}", hub.title()))
@@ -148,7 +148,7 @@ fn user(world: &World, name: &DeviceName, device: &NodeDevice) -> String {
 mod tests {
     use patchbay_api::node_device;
     use patchbay_core::conditions::GuestPort;
-    use patchbay_core::controller::world::{Attachment, Node, PodState, Pool, Want};
+    use patchbay_core::controller::world::{Attachment, Node, Placement, PodState, Pool, Want};
     use patchbay_core::names::PodRef;
 
     use super::*;
@@ -191,15 +191,14 @@ mod tests {
             hub: Some(Hub::Usb2),
             want: Want::Plugged,
             port_claim: None,
-            unschedulable: false,
-            scheduled: None,
+            placement: Placement::Placed(0),
             reminders: 0,
             state: PodState::Running,
             plugged: Some(PluggedState::Plugged(GuestPort { bus: 0, port: "9".to_owned() })),
         };
         let waits = Attachment {
             device: "token".into(),
-            unschedulable: true,
+            placement: Placement::NoPlace,
             state: PodState::Pending,
             plugged: None,
             ..attachment.clone()

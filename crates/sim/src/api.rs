@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use patchbay_core::controller::world::{Attachment, Claim};
+use patchbay_core::controller::world::{Attachment, Claim, Placement};
 use patchbay_core::controller::{World, claim_name};
 use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, Namespace, NodeName, PodName, Uid};
 use patchbay_core::speed::PortName;
@@ -116,7 +116,8 @@ impl Api {
         let Some(((namespace, name), pod)) = self.seen.attachments.iter_mut().find(|(_, a)| a.uid == *uid) else {
             return;
         };
-        pod.unschedulable = false;
+        // Since when is not told: the kubelets here need no reminding.
+        pod.placement = Placement::Awaited;
         if port.is_some() {
             let claim = ClaimName::new(format!("{name}-port"));
             pod.port_claim = Some(claim.clone());

@@ -3,8 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use patchbay_core::conditions::Seconds;
 use patchbay_core::controller::Action;
-use patchbay_core::controller::world::{Attachment, Claim, NodeDevice, PodState, Template, UsbDevice, VmPod};
+use patchbay_core::controller::world::{
+    Attachment, Claim, NodeDevice, Placement, PodState, Template, UsbDevice, VmPod,
+};
 
 use crate::api::ClaimRest;
 use crate::cluster::Cluster;
@@ -179,7 +182,8 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
             if !cluster.api.seen.attachments.contains_key(&key) {
                 let pod = Attachment {
                     uid: cluster.fresh_uid(&format!("pod-{}-{}", key.0, key.1)),
-                    created: 0,
+                    // Here every watch is told at once: no pod is seen before its claim.
+                    created: Seconds::MIN,
                     deleting: false,
                     device: new.device,
                     vm_pod: new.vm_pod,
@@ -188,9 +192,7 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
                     hub: new.hub,
                     want: new.want,
                     port_claim: None,
-                    unschedulable: false,
-                    // The kubelets here need no reminding.
-                    scheduled: None,
+                    placement: Placement::Awaited,
                     reminders: 0,
                     state: PodState::Pending,
                     plugged: None,

@@ -194,8 +194,9 @@ pub fn perform(cluster: &mut Cluster, name: &NodeName, action: &Action) {
             }
         }),
         Action::Detach { port } => cluster.change(name, |n| n.free(*port)),
+        // What has been attached since the plan was made is kept.
         Action::Forget { port } => cluster.change(name, |n| {
-            if let Some(port) = n.ports.get_mut(port) {
+            if let Some(port) = n.ports.get_mut(port).filter(|p| p.is_free()) {
                 port.record = None;
             }
         }),

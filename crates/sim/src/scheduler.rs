@@ -1,6 +1,6 @@
 //! The scheduler, and the controller-manager's part of allocation: devices and ports are given to one claim at a time.
 
-use patchbay_core::controller::world::Attachment;
+use patchbay_core::controller::world::{Attachment, Placement};
 use patchbay_core::names::{DeviceName, NodeName};
 use patchbay_core::speed::{Hub, PortName};
 
@@ -29,9 +29,9 @@ pub fn steps(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
                 let with = port.map(|p| format!(" with port {p}")).unwrap_or_default();
                 steps.quiet(|| format!("scheduler: binds {name} to {}{with}", pod.node), next);
             }
-            None if !pod.unschedulable => {
+            None if !pod.is_unschedulable() => {
                 if let Some(pod) = next.api_mut().attachment_mut(&pod.uid) {
-                    pod.unschedulable = true;
+                    pod.placement = Placement::NoPlace;
                 }
                 steps.quiet(|| format!("scheduler: cannot place {name}"), next);
             }

@@ -12,7 +12,7 @@ use crate::controller::action::{Action, NewAttachment, Plan};
 use crate::controller::devices::{Presence, home};
 use crate::controller::moves::{self, Active};
 use crate::controller::status::{no_free_port, step};
-use crate::controller::world::{Attachment, Claim, PodState, Want, World};
+use crate::controller::world::{Attachment, Claim, Placement, PodState, Want, World};
 use crate::controller::{engine, pods};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
 
@@ -20,6 +20,13 @@ use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, 
 /// prepare a pod's claims, be it only because the API server did not know yet that the pod is its, lets the pod lie for 60 to 90
 /// seconds; any change of the pod has it try at once (Kubernetes 1.34, `kuberuntime_manager.go` and `pod_workers.go`).
 pub(super) const REMIND_AFTER: [Seconds; 3] = [3, 10, 30];
+
+/// For how long an attachment pod may be there before its claim is seen: it is made after it, but watches are not told in order.
+const CLAIM_SEEN_WITHIN: Seconds = 5;
+
+/// For how long the scheduler may fail with a pod. It tries again within 10 s; but a pod that it has confused with its predecessor
+/// of the same name is not looked at for five minutes.
+const SCHEDULER_FAILS_FOR: Seconds = 15;
 
 /// That this device be in this virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +166,11 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
         reserve(world, moving, plan);
     }
     for ((namespace, name), attachment) in &world.attachments {
+        for time in [claim_awaited_until(world, attachment), stuck_from(attachment)].into_iter().flatten() {
+            if time > world.now {
+                plan.wake(time);
+            }
+        }
         let (namespace, name, uid) = (namespace.clone(), name.clone(), attachment.uid.clone());
         if attachment.deleting {
             continue;
@@ -187,8 +199,9 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
 
 /// When a kubelet is to be reminded of a pod; None when it has started it, or was reminded often enough.
 fn reminder(attachment: &Attachment) -> Option<Seconds> {
-    let scheduled = attachment.scheduled.filter(|_| attachment.state == PodState::Pending)?;
-    REMIND_AFTER.get(attachment.reminders).map(|after| scheduled.saturating_add(*after))
+    let Placement::Placed(since) = attachment.placement else { return None };
+    let after = REMIND_AFTER.get(attachment.reminders).filter(|_| attachment.state == PodState::Pending)?;
+    Some(since.saturating_add(*after))
 }
 
 /// The steps that bring a device to a machine: claim, template for a port, pod.
@@ -286,6 +299,19 @@ fn awaits_its_machine(world: &World, attachment: &Attachment) -> bool {
     attachment.want == Want::Reserved && moves::active(world).iter().any(awaited)
 }
 
+/// Until when the claim of an attachment may be there though it is not seen.
+fn claim_awaited_until(world: &World, attachment: &Attachment) -> Option<Seconds> {
+    let placed = matches!(attachment.placement, Placement::Placed(_));
+    let seen = claim_of(world, &attachment.vm_pod.namespace, &attachment.device).is_some();
+    (!placed && !seen).then(|| attachment.created.saturating_add(CLAIM_SEEN_WITHIN))
+}
+
+/// When the scheduler has failed for too long.
+fn stuck_from(attachment: &Attachment) -> Option<Seconds> {
+    let Placement::Failed(since) = attachment.placement else { return None };
+    Some(since.saturating_add(SCHEDULER_FAILS_FOR))
+}
+
 /// Whether an attachment shall stay: its machine runs in its pod, or is about to move there, and lists the device, the device is this namespace's, its
 /// claim asks for the node the device is on, it is remote if and only if that is another node than the machine's, and its
 /// claims are still what the kubelet has prepared for it.
@@ -301,16 +327,20 @@ fn valid(world: &World, attachment: &Attachment) -> bool {
         .get(&attachment.device)
         .is_some_and(|d| !d.deleting && d.assigned.as_ref() == Some(namespace))
         && world.devices.get(&(namespace.clone(), attachment.device.clone())).is_some_and(|d| !d.deleting);
-    let placed = claim_of(world, namespace, &attachment.device).is_some_and(|claim| {
-        let moved = home(world, &attachment.device).node().is_some_and(|node| *node != claim.node);
-        let local = claim.node == attachment.node;
-        !claim.deleting && !moved && local == attachment.hub.is_none()
-    });
+    let placed = match claim_of(world, namespace, &attachment.device) {
+        Some(claim) => {
+            let moved = home(world, &attachment.device).node().is_some_and(|node| *node != claim.node);
+            let local = claim.node == attachment.node;
+            !claim.deleting && !moved && local == attachment.hub.is_none()
+        }
+        None => claim_awaited_until(world, attachment).is_some_and(|until| world.now < until),
+    };
+    let stuck = stuck_from(attachment).is_some_and(|from| from <= world.now);
     let entitled = attachment.plugged != Some(PluggedState::ClaimLost);
     // No pod runs before it has its port. Without the claim the port is free for the scheduler to give to somebody else.
     let port_lost = attachment.state == PodState::Running
         && attachment.port_claim.as_ref().is_some_and(|c| !world.port_claims.contains(&(namespace.clone(), c.clone())));
-    listed && given && placed && entitled && !port_lost && attachment.state != PodState::Ended
+    listed && given && placed && !stuck && entitled && !port_lost && attachment.state != PodState::Ended
 }
 
 /// The attachments of a device in a namespace, those being deleted included.

@@ -92,7 +92,7 @@ pub(super) fn young(world: &World, attachment: &Attachment, plan: &mut Plan) -> 
 
 /// Says that, and why, there is no port for an attachment that needs one.
 pub(super) fn no_free_port(world: &World, attachment: &Attachment) -> Option<String> {
-    let hub = attachment.hub.filter(|_| attachment.unschedulable)?;
+    let hub = attachment.hub.filter(|_| attachment.is_unschedulable())?;
     let (node, kind) = (&attachment.node, hub.title());
     let Some(pool) = world.pools.get(node) else {
         return Some(format!("node {node} offers no USB/IP ports: check the pod of Patchbay's agent there"));
@@ -124,7 +124,7 @@ pub(super) fn step(attachment: &Attachment) -> String {
         Some(PluggedState::Waiting(text)) => text.clone(),
         Some(PluggedState::Failed(text)) => format!("{text}; trying again"),
         Some(PluggedState::ClaimLost) => "a claim of its attachment was deleted: attaching it anew".to_owned(),
-        Some(PluggedState::Unplugged) | None if attachment.unschedulable => {
+        Some(PluggedState::Unplugged) | None if attachment.is_unschedulable() => {
             format!("its attachment pod cannot be scheduled to node {}", attachment.node)
         }
         Some(PluggedState::Unplugged) => "unplugged, to be plugged in again".to_owned(),

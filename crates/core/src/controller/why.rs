@@ -254,7 +254,7 @@ fn scheduled(world: &World, own: &Attachment) -> State {
     if let Some(message) = no_free_port(world, own) {
         return bad(message, Remedy::FreePort(own.node.clone()));
     }
-    if own.unschedulable {
+    if own.is_unschedulable() {
         let pod = attachment_name(&own.device, &own.vm_pod.uid);
         return bad(step(own), Remedy::DescribePod { namespace: own.vm_pod.namespace.clone(), pod });
     }

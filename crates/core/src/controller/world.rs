@@ -343,16 +343,27 @@ pub struct Attachment {
     pub want: Want,
     /// The claim for that port, once Kubernetes has made it.
     pub port_claim: Option<ClaimName>,
-    /// The scheduler could not place it.
-    pub unschedulable: bool,
-    /// When the scheduler has placed it; None before.
-    pub scheduled: Option<Seconds>,
+    /// What the scheduler says.
+    pub placement: Placement,
     /// How often its kubelet was reminded of it.
     pub reminders: usize,
     /// What its phase says.
     pub state: PodState,
     /// What the agent says; None before it has said anything.
     pub plugged: Option<PluggedState>,
+}
+
+/// What the scheduler says of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Placement {
+    /// Nothing yet.
+    Awaited,
+    /// There is no place for it.
+    NoPlace,
+    /// It has failed to place it, for the first time at this moment.
+    Failed(Seconds),
+    /// It has a node, since this moment.
+    Placed(Seconds),
 }
 
 /// What an attachment asks the agent for.
@@ -365,6 +376,11 @@ pub enum Want {
 }
 
 impl Attachment {
+    /// The scheduler finds no place for it.
+    pub fn is_unschedulable(&self) -> bool {
+        self.placement == Placement::NoPlace
+    }
+
     /// The device is in the guest, or may still be.
     pub fn holds(&self) -> bool {
         matches!(self.plugged, Some(PluggedState::Plugged(_)))

@@ -3,7 +3,7 @@
 use super::builder::{Builder, briefs, claim_key, vm_pod, world};
 use crate::conditions::PluggedState;
 use crate::controller::action::Action;
-use crate::controller::world::{PodState, RunPolicy};
+use crate::controller::world::{Placement, PodState, RunPolicy};
 use crate::controller::{UNDER_WAY_AFTER, attachment_name};
 use crate::home::{MAX_LENT, no_room};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName};
@@ -46,7 +46,7 @@ fn a_remote_device_gets_claim_template_and_pod_in_one_plan() {
 fn a_kubelet_that_does_not_start_an_attachment_is_reminded_of_it_three_times() {
     let mut it = attached("node-2");
     let began = it.world.now;
-    (it.attachment().scheduled, it.attachment().state) = (Some(began), PodState::Pending);
+    (it.attachment().placement, it.attachment().state) = (Placement::Placed(began), PodState::Pending);
     let mut reminded = Vec::new();
     while reminded.len() < 9 {
         let plan = it.plan();
@@ -63,6 +63,50 @@ fn a_kubelet_that_does_not_start_an_attachment_is_reminded_of_it_three_times() {
     it.attachment().reminders = 0;
     it.attachment().state = PodState::Running;
     assert_eq!(it.settled().plan().actions, [], "it runs");
+}
+
+/// Watches of different kinds are not told in order: the pod may be seen before the claim that was made before it.
+#[test]
+fn an_attachment_that_is_seen_before_its_claim_stays_and_one_that_has_lost_it_goes() {
+    let mut it = offered("node-2");
+    it.list("blue", "vm-a", &["stick"]);
+    it.act();
+    let claims = std::mem::take(&mut it.world.claims);
+    let plan = it.plan();
+    assert_eq!((briefs(&plan.actions), plan.wake_at), (vec![], Some(it.world.now + 2)), "it is told after two seconds");
+    it.world.now += 4;
+    let plan = it.plan();
+    assert!(!briefs(&plan.actions).contains(&"delete attachment".to_owned()));
+    assert_eq!(plan.wake_at, Some(it.world.now + 1));
+    it.world.now += 1;
+    assert!(briefs(&it.plan().actions).contains(&"delete attachment".to_owned()), "there is none");
+    it.world.claims = claims;
+    assert!(!briefs(&it.plan().actions).contains(&"delete attachment".to_owned()), "it was slow");
+
+    let mut it = attached("node-2");
+    it.world.claims.clear();
+    assert!(briefs(&it.act()).contains(&"delete attachment".to_owned()), "it was there once");
+}
+
+#[test]
+fn an_attachment_that_the_scheduler_fails_with_for_long_is_made_anew() {
+    let mut it = offered("node-2");
+    it.list("blue", "vm-a", &["stick"]);
+    it.act();
+    it.attachment().placement = Placement::Failed(it.world.now);
+    it.settle();
+    let deletes = |it: &Builder| briefs(&it.plan().actions).contains(&"delete attachment".to_owned());
+    while !deletes(&it) {
+        it.world.now = it.plan().wake_at.unwrap();
+        let plan = it.plan();
+        plan.actions.into_iter().filter(|a| !matches!(a, Action::DeleteAttachment { .. })).for_each(|a| it.perform(a));
+    }
+    let Placement::Failed(since) = it.attachment().placement else { panic!("it has failed") };
+    assert_eq!(it.world.now - since, 15);
+    it.settle();
+    it.sweep();
+    let again = briefs(&it.settle());
+    assert!(again.iter().any(|a| a.starts_with("create attachment of stick to vm-a")), "{again:?}");
 }
 
 #[test]
@@ -164,7 +208,7 @@ fn a_missing_port_is_told_at_once_with_what_to_do() {
     let mut it = offered("node-2");
     it.list("blue", "vm-a", &["stick"]);
     it.act();
-    it.attachment().unschedulable = true;
+    it.attachment().placement = Placement::NoPlace;
     it.world.ports_used.insert(("node-2".into(), Hub::Usb2), 1);
     it.settle();
     insta::assert_snapshot!(it.usb_device("blue", "stick"), @r"
@@ -219,7 +263,7 @@ fn every_shortage_of_ports_says_what_is_short_on_which_node_and_what_to_do() {
         let mut it = offered("node-2");
         it.list("blue", "vm-a", &["stick"]);
         it.act();
-        it.attachment().unschedulable = true;
+        it.attachment().placement = Placement::NoPlace;
         it.world.now += UNDER_WAY_AFTER;
         match ports {
             Some(ports) => {
@@ -247,7 +291,7 @@ fn a_device_without_a_port_changes_nothing_that_is_said_of_the_others() {
     it.act();
     it.world.ports_used.insert(("node-2".into(), Hub::Usb2), 1);
     for attachment in it.world.attachments.values_mut().filter(|a| a.device.as_str() == "key") {
-        attachment.unschedulable = true;
+        attachment.placement = Placement::NoPlace;
     }
     it.world.now += 100;
     let done = briefs(&it.settle());

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::conditions::{Condition, GuestPort, PluggedState};
 use crate::controller::action::Action;
 use crate::controller::world::{
-    Allocated, Attachment, Claim, DeviceStatus, Moving, Node, NodeDevice, Operation, OperationKind, PodClaim, PodState,
-    Pool, RunPolicy, Template, UsbDevice, Vm, VmPod, Want, World,
+    Allocated, Attachment, Claim, DeviceStatus, Moving, Node, NodeDevice, Operation, OperationKind, Placement,
+    PodClaim, PodState, Pool, RunPolicy, Template, UsbDevice, Vm, VmPod, Want, World,
 };
 use crate::controller::{Plan, claim_name, plan, pod_name};
 use crate::device::{Attributes, BusAddress, Device, HexId};
@@ -187,9 +187,10 @@ impl Builder {
     /// The agents: every attachment that has begun is in its guest now. False when there was none.
     pub(super) fn plug_in(&mut self) -> bool {
         let mut any = false;
-        let begun = |a: &&mut Attachment| a.want == Want::Plugged && a.plugged.is_none() && !a.unschedulable;
+        let begun = |a: &&mut Attachment| a.want == Want::Plugged && a.plugged.is_none() && !a.is_unschedulable();
         for pod in self.world.attachments.values_mut().filter(begun) {
             pod.plugged = Some(PluggedState::Plugged(GuestPort { bus: 0, port: "1".to_owned() }));
+            pod.placement = Placement::Placed(self.world.now);
             any = true;
         }
         any
@@ -292,8 +293,7 @@ impl Builder {
                     hub: new.hub,
                     want: new.want,
                     port_claim: None,
-                    unschedulable: false,
-                    scheduled: None,
+                    placement: Placement::Awaited,
                     reminders: 0,
                     state: PodState::Pending,
                     plugged: None,

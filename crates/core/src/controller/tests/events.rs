@@ -4,7 +4,7 @@ use super::builder::{Builder, world};
 use crate::conditions::{GuestPort, PluggedState};
 use crate::controller::UNDER_WAY_AFTER;
 use crate::controller::events::{Notice, Subject, notices};
-use crate::controller::world::{PodTrouble, RunPolicy};
+use crate::controller::world::{Placement, PodTrouble, RunPolicy};
 use crate::names::{DeviceName, NodeName};
 use crate::speed::Hub;
 
@@ -152,14 +152,14 @@ fn a_device_that_finds_no_port_and_one_that_another_has_are_warned_of_and_so_is_
     let mut it = machine(&[]);
     it.list("blue", "vm-a", &["stick"]);
     story(&mut it);
-    it.attachment().unschedulable = true;
+    it.attachment().placement = Placement::NoPlace;
     it.world.ports_used.insert(("node-2".into(), Hub::Usb2), 1);
     insta::assert_snapshot!(story(&mut it), @r"
     usb blue/stick Warning Attach NoFreeUSBIPPort: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
     nusb stick Warning Attach NoFreeUSBIPPort: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
     vm blue/vm-a Warning Attach NoFreeUSBIPPort: 0 of 1 USB devices are attached; stick: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
     ");
-    it.attachment().unschedulable = false;
+    it.attachment().placement = Placement::Awaited;
     it.plug_in();
     let told = story(&mut it);
     insta::assert_snapshot!(of(&told, "vm blue/vm-a").join("\n"), @r"

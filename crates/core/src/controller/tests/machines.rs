@@ -3,7 +3,7 @@
 use super::builder::{Builder, START, vm_pod, world};
 use crate::conditions::{ConditionType, PluggedState, Reason, find};
 use crate::controller::UNDER_WAY_AFTER;
-use crate::controller::world::{PodState, PodTrouble, RunPolicy, VmPhase, VmPod};
+use crate::controller::world::{Placement, PodState, PodTrouble, RunPolicy, VmPhase, VmPod};
 use crate::speed::Hub;
 
 /// The machine `vm-a` of namespace blue on node-2, a stick and a key of node-1 in its namespace.
@@ -131,10 +131,10 @@ fn every_hindrance_has_a_reason() {
     };
     let mut it = machine(&["stick"]);
     it.settle();
-    it.attachment().unschedulable = true;
+    it.attachment().placement = Placement::NoPlace;
     it.world.ports_used.insert(("node-2".into(), Hub::Usb2), 1);
     assert_eq!(reason(&mut it), Reason::NoFreeUSBIPPort);
-    it.attachment().unschedulable = false;
+    it.attachment().placement = Placement::Awaited;
     it.world.now += UNDER_WAY_AFTER;
     assert_eq!(reason(&mut it), Reason::Attaching);
     it.attachment().plugged = Some(PluggedState::Failed("node-1: connection refused".to_owned()));

@@ -4,7 +4,7 @@ use super::builder::{Builder, briefs, vm_pod, world};
 use crate::conditions::{GuestPort, PluggedState};
 use crate::controller::moves::{MOVED_WITHIN, READY_WITHIN, SCHEDULED_WITHIN, SWITCHED_WITHIN};
 use crate::controller::target_name;
-use crate::controller::world::{OperationKind, PodState, PodTrouble, RunPolicy, VmPhase, VmPod};
+use crate::controller::world::{OperationKind, Placement, PodState, PodTrouble, RunPolicy, VmPhase, VmPod};
 use crate::migration::{Decision, Report};
 use crate::names::{Namespace, PodName};
 use crate::speed::Hub;
@@ -214,7 +214,7 @@ fn what_fails_before_the_decision_leaves_everything_as_it_was() {
             scheduled(asked(), "node-3"),
             |it| {
                 it.world.ports_used.insert(("node-3".into(), Hub::Usb2), 1);
-                it.attachments_on("node-3")[0].unschedulable = true;
+                it.attachments_on("node-3")[0].placement = Placement::NoPlace;
             },
             format!(
                 "NoFreeUSBIPPort: USB device stick cannot follow: all 1 USB 2.0 USB/IP ports of node node-3 are in use: \

@@ -3,7 +3,7 @@
 use super::builder::{Builder, world};
 use crate::conditions::PluggedState;
 use crate::controller::why::{Finding, Link, Remedy, device, machine, told};
-use crate::controller::world::{PodState, RunPolicy};
+use crate::controller::world::{Placement, PodState, RunPolicy};
 use crate::host_use::HostUse;
 use crate::names::{DeviceName, Namespace};
 
@@ -212,13 +212,13 @@ fn the_last_links_break_one_after_the_other() {
     let mut it = attached();
     it.world.ports_used.insert(("node-2".into(), crate::speed::Hub::Usb2), 1);
     let own = it.attachment();
-    (own.plugged, own.unschedulable) = (None, true);
+    (own.plugged, own.placement) = (None, Placement::NoPlace);
     let why = "all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the \
                virtual machine";
     check(&it, Link::Scheduled, why, &Remedy::FreePort("node-2".into()));
     it.world.ports_used.clear();
     assert!(matches!(held_up(&chain(&it)), (Link::Scheduled, _, Remedy::DescribePod { .. })));
-    it.attachment().unschedulable = false;
+    it.attachment().placement = Placement::Awaited;
     let found = chain(&it);
     let (link, why, remedy) = held_up(&found);
     assert_eq!((link, why), (Link::Prepared, "waiting for the kubelet and the agent of node node-2"));
