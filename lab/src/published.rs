@@ -18,6 +18,8 @@ pub struct Published {
     pub slices: BTreeSet<String>,
     /// The names of its devices.
     pub devices: BTreeSet<String>,
+    /// The sum of its slices' generations: each write adds one.
+    pub generations: i64,
 }
 
 /// All pools, by name.
@@ -30,6 +32,7 @@ pub fn pools(lab: &Lab) -> Result<BTreeMap<String, Published>> {
     for slice in api::request("list the slices", slices.list(&ListParams::default()))? {
         let pool = pools.entry(slice.spec.pool.name.clone()).or_default();
         pool.slices.extend(slice.uid());
+        pool.generations = pool.generations.saturating_add(slice.metadata.generation.unwrap_or_default());
         pool.devices.extend(slice.spec.devices.into_iter().flatten().map(|device| device.name));
     }
     Ok(pools)

@@ -15,6 +15,7 @@ mod dead;
 mod deleted;
 mod devices;
 mod host;
+mod hostile;
 mod hotplug;
 mod interrupted;
 mod kinds;
@@ -143,6 +144,7 @@ pub fn all() -> Vec<Scenario> {
         ),
         scenario("reading_goes_on_while_the_api_server_is_away", outages::api_server_away),
         scenario("a_disk_the_node_has_mounted_is_not_lent", host::a_mounted_disk_is_not_lent),
+        scenario("a_device_that_comes_and_goes_in_a_storm_disturbs_nobody", hostile::a_storm_disturbs_nobody),
         scenario("ports_that_somebody_else_uses_are_not_offered", outsiders::ports_of_theirs_are_not_offered),
         scenario("a_node_without_vhci_is_home_and_local_only", limits::node_without_vhci),
         large("migration_takes_a_machine_and_its_device_from_node_to_node", migration::from_node_to_node),

@@ -36,6 +36,7 @@ mod health;
 mod journal;
 pub mod liveness;
 mod observed;
+mod pace;
 mod plugin;
 mod pool;
 mod prepare;

@@ -2,8 +2,8 @@
 //! driver wants.
 //!
 //! One loop: observe (watch), plan ([`crate::slices`]), write, publish the
-//! status. What the driver wants is written at once. What somebody else did to
-//! the slices (edits, deletions) and what failed is repaired after a pause that grows
+//! status. What the driver wants is written at once, unless it changes its mind all the time: a device with a loose contact must
+//! not flood the API server. What somebody else did to the slices (edits, deletions) and what failed is repaired after a pause that grows
 //! from 1 s to 30 s, so that two writers never spin. Every 10 minutes everything is
 //! read anew. Slices belong to the Node object, so they go when the node is
 //! deleted, and come back when it is made again.
@@ -34,11 +34,21 @@ pub struct Patience {
     pub longest: Duration,
     /// How often everything is read anew.
     pub resync: Duration,
+    /// How many changes of what the driver wants are written at once.
+    pub burst: u32,
+    /// How far apart those are written that come on top of them; each such time without one gives one of the burst back.
+    pub interval: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), longest: Duration::from_secs(30), resync: Duration::from_secs(600) }
+        Self {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(30),
+            resync: Duration::from_secs(600),
+            burst: 20,
+            interval: Duration::from_secs(1),
+        }
     }
 }
 

@@ -11,13 +11,14 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::resource::v1::Device;
 use patchbay_dra::{NodeScope, Patience, Pool, PublisherStatus, Publishing, SlicePublisher};
 use serde_json::{Value, json};
 use support::{FakeApi, eventually, reaches};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 const SLICES: &str = "resourceslices";
 
@@ -34,7 +35,8 @@ impl Fixture {
     }
 
     fn start_with(api: FakeApi, pools: Option<Vec<Pool>>, resync: Duration) -> Self {
-        let patience = Patience { first: Duration::from_millis(5), longest: Duration::from_millis(40), resync };
+        let (first, longest) = (Duration::from_millis(5), Duration::from_millis(40));
+        let patience = Patience { first, longest, resync, ..Patience::default() };
         Self::start_patient(api, pools, patience)
     }
 
@@ -175,7 +177,7 @@ async fn edits_deletions_and_strangers_are_repaired() {
 #[tokio::test]
 async fn what_somebody_else_did_is_repaired_after_a_pause_and_what_the_driver_wants_at_once() {
     let hour = Duration::from_secs(3600);
-    let patience = Patience { first: hour, longest: hour, resync: hour };
+    let patience = Patience { first: hour, longest: hour, resync: hour, ..Patience::default() };
     let mut fixture = Fixture::start_patient(api(), Some(vec![pool("node-1", 0..2)]), patience);
     fixture.in_sync().await;
     let mut edited = fixture.api.state().all(SLICES).remove(0);
@@ -186,6 +188,22 @@ async fn what_somebody_else_did_is_repaired_after_a_pause_and_what_the_driver_wa
     assert_eq!(fixture.api.state().writes(), 1);
     fixture.publish(vec![pool("node-1", 0..3)]).await;
     assert_eq!(fixture.in_sync().await.writes, 2);
+}
+
+#[tokio::test]
+async fn a_driver_that_changes_its_mind_all_the_time_is_slowed_down_and_its_last_word_counts() {
+    let patience = Patience { burst: 3, interval: Duration::from_secs(1), ..Patience::default() };
+    let mut fixture = Fixture::start_patient(api(), Some(vec![pool("node-1", 0..1)]), patience);
+    fixture.in_sync().await;
+    let begin = Instant::now();
+    for number in 0..400 {
+        fixture.wanted.send_replace(Some(vec![pool("node-1", 0..(2 + number % 5))]));
+        sleep(Duration::from_millis(5)).await;
+    }
+    fixture.publish(vec![pool("node-1", 0..9)]).await;
+    let allowed = 4 + usize::try_from(begin.elapsed().as_secs()).unwrap();
+    let writes = fixture.api.state().writes();
+    assert!(writes > 3 && writes <= allowed, "{writes} writes in {:?}", begin.elapsed());
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use super::{Patience, PublisherStatus};
 use crate::backoff::Backoff;
 use crate::driver::chain;
 use crate::observed::{Noticed, Observed};
+use crate::pace::Pace;
 use crate::pool::Pool;
 use crate::slices::{self, Action, PoolPlan, Publishing};
 
@@ -37,6 +38,7 @@ pub(super) struct Worker {
     wanted_closed: bool,
     patience: Patience,
     backoff: Backoff,
+    pace: Pace,
     /// The Node object; looked up when not known.
     owner: Option<OwnerReference>,
     /// The driver wants something new: do not pause.
@@ -60,6 +62,7 @@ impl Worker {
             publishing,
             wanted,
             wanted_closed: false,
+            pace: Pace::new(patience.burst, patience.interval),
             patience,
             backoff: Backoff::new(patience.first, patience.longest),
             owner: None,
@@ -125,7 +128,11 @@ impl Worker {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else {
             return Next::Wait;
         };
-        self.at_once = true;
+        let now = Instant::now();
+        match self.pace.next(now) {
+            leave if leave > now => self.not_before = Some(self.not_before.map_or(leave, |until| until.max(leave))),
+            _ => self.at_once = true,
+        }
         let names = wanted.iter().map(|pool| pool.name().to_owned()).collect();
         match self.observed.set_pools(names) {
             true => Next::Relist,
