@@ -33,6 +33,7 @@ pub mod process;
 pub mod product;
 pub mod progress;
 pub mod published;
+pub mod rights;
 pub mod scenarios;
 pub mod stick;
 pub mod stock;

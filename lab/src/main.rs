@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
@@ -13,7 +14,7 @@ use patchbay_lab::namespace::{self, Place};
 use patchbay_lab::parts::{self, Parts, Release};
 use patchbay_lab::progress::say;
 use patchbay_lab::scenarios::{Needs, Scenario};
-use patchbay_lab::{bench, demo, product, scenarios};
+use patchbay_lab::{bench, demo, product, rights, scenarios};
 
 /// A real Kubernetes cluster on one machine: control plane, and nodes with kubelet, containerd and kernel USB/IP.
 ///
@@ -207,7 +208,11 @@ fn run(command: Command) -> Result<ExitCode> {
             let chosen = scenarios::matching(&words)?;
             let labs = scenarios::by_needs(&chosen);
             if !namespace::is_inside() && labs.len() > 1 {
-                return side_by_side(labs.into_values().collect(), times, &size);
+                let begin = SystemTime::now();
+                let good = side_by_side(labs.into_values().collect(), times, &size)?;
+                // Only all of them together need all rights.
+                let good = good && (!words.is_empty() || rights_fit(begin)?);
+                return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
             inside(size.kubernetes, || {
                 let tally = scenarios::run(&chosen, times, |needs| size.start(needs))?;
@@ -226,8 +231,20 @@ fn run(command: Command) -> Result<ExitCode> {
 /// How many labs run at the same time: most of a scenario's time is waiting, but not all of it.
 const AT_ONCE: usize = 2;
 
-/// Runs groups of scenarios, each in a lab of its own, some at the same time.
-fn side_by_side(groups: Vec<Vec<Scenario>>, times: u32, size: &Size) -> Result<ExitCode> {
+/// Whether our accounts have used all of their rights in the labs since `begin`, and no others; tells which not.
+fn rights_fit(begin: SystemTime) -> Result<bool> {
+    let begin = begin.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let complaints = rights::complaints(&rights::folders_since(&Cache::open()?.folder("runs")?, begin)?)?;
+    if complaints.is_empty() {
+        println!("ok      every right of our accounts was used, and none was missing");
+    } else {
+        println!("FAILED  rights of our accounts (deploy/20-rbac.yaml)\n        {}", complaints.join("\n        "));
+    }
+    Ok(complaints.is_empty())
+}
+
+/// Runs groups of scenarios, each in a lab of its own, some at the same time. Whether all passed.
+fn side_by_side(groups: Vec<Vec<Scenario>>, times: u32, size: &Size) -> Result<bool> {
     // Once, and not by each.
     Parts::tell(size.kubernetes)?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
@@ -249,7 +266,7 @@ fn side_by_side(groups: Vec<Vec<Scenario>>, times: u32, size: &Size) -> Result<E
         let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
         workers.into_iter().map(|worker| worker.join().map_err(|_| anyhow!("a thread of the lab panicked"))?).collect()
     });
-    Ok(if ended?.into_iter().flatten().all(|good| good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ended?.into_iter().flatten().all(|good| good))
 }
 
 /// Does the work inside the lab's namespaces; outside, the parts are built first.

@@ -139,7 +139,7 @@ impl Plane {
         self.options.port
     }
 
-    /// The API server's audit log: one JSON line per write, with who did what to which object.
+    /// The API server's audit log: one JSON line per write, and per read of our accounts, with who did what to which object.
     pub fn audit_log(&self) -> PathBuf {
         self.options.logs.join("audit.jsonl")
     }

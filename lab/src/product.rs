@@ -7,10 +7,13 @@ use serde_json::Value;
 
 use crate::cluster::Lab;
 use crate::progress::step;
+use crate::rights;
 
 /// The folder in which an agent looks for its certificate.
 const CERTIFICATES: &str = "/etc/patchbay/tls";
 const NAMESPACE: &str = "patchbay";
+/// How the API server's names of our accounts begin.
+pub const ACCOUNTS: &str = "system:serviceaccount:patchbay:";
 /// Time for the images, which are on the nodes already, to become running processes.
 const START: Duration = Duration::from_secs(90);
 
@@ -24,6 +27,7 @@ pub fn install(lab: &Lab) -> Result<()> {
             certificate(lab, node.name())?;
         }
         lab.install()?;
+        rights::note(lab)?;
         wait_running(lab)
     })
 }

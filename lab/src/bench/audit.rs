@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use super::attach::Round;
 use super::clock;
+use crate::product;
 
 /// How the names of our accounts begin.
-const OURS: &str = "system:serviceaccount:patchbay:";
+const OURS: &str = product::ACCOUNTS;
 
 /// One request that changes something, whatever came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +38,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<Write>> {
 fn of_line(line: &str) -> Option<Write> {
     let event: Value = serde_json::from_str(line).ok()?;
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
+    let writes = |verb: &&str| !matches!(*verb, "get" | "list" | "watch");
     let sub = text("/objectRef/subresource").map_or(String::new(), |sub| format!("/{sub}"));
     Some(Write {
         at: clock::parse(text("/stageTimestamp")?)?,
         user: text("/user/username")?.to_owned(),
-        what: format!("{} {}{sub}", text("/verb")?, text("/objectRef/resource")?),
+        what: format!("{} {}{sub}", text("/verb").filter(writes)?, text("/objectRef/resource")?),
     })
 }
 

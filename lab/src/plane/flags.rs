@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::Plane;
+use crate::product::ACCOUNTS;
 
 /// The controllers the lab has use for: those that make pods, claims, accounts and certificates, and those that clean up.
 const CONTROLLERS: &[&str] = &[
@@ -120,11 +121,16 @@ pub(super) fn etcd(state: &Path, client: &str, peer: u16) -> Vec<String> {
     ]
 }
 
-/// The policy of the audit log: writes are logged once each, reads never.
+/// The policy of the audit log: writes are logged once each, reads only when our accounts do them.
 pub(super) fn audit_policy() -> String {
+    let ours = ["controller", "agent"].map(|name| format!("{ACCOUNTS}{name}"));
     json!({
         "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"],
-        "rules": [{"level": "None", "verbs": ["get", "list", "watch"]}, {"level": "Metadata"}],
+        "rules": [
+            {"level": "Metadata", "users": ours},
+            {"level": "None", "verbs": ["get", "list", "watch"]},
+            {"level": "Metadata"},
+        ],
     })
     .to_string()
 }

@@ -73,16 +73,17 @@ impl Tail {
     }
 }
 
-/// A line that is being written yet is nothing.
+/// A line that is being written yet is nothing, and neither is a read.
 fn of_line(line: &str) -> Option<Write> {
     let event: Value = serde_json::from_str(line).ok()?;
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
     let part = |pointer: &str| text(pointer).unwrap_or_default().to_owned();
+    let verb = text("/verb").filter(|verb| !matches!(*verb, "get" | "list" | "watch"))?;
     let sub = text("/objectRef/subresource").map_or(String::new(), |sub| format!("/{sub}"));
     let namespace = text("/objectRef/namespace").map_or(String::new(), |namespace| format!("{namespace}/"));
     Some(Write {
         user: text("/user/username")?.to_owned(),
-        what: format!("{} {}{sub}", text("/verb")?, part("/objectRef/resource")),
+        what: format!("{verb} {}{sub}", part("/objectRef/resource")),
         object: format!("{namespace}{}", part("/objectRef/name")),
         code: event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or(0),
     })
