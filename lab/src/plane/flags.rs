@@ -125,11 +125,12 @@ pub(super) fn etcd(state: &Path, client: &str, peer: u16) -> Vec<String> {
 pub(super) fn audit_policy() -> String {
     let ours = ["controller", "agent"].map(|name| format!("{ACCOUNTS}{name}"));
     json!({
-        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"],
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
         "rules": [
+            // Watches last: they are logged when they begin, and once more when they end.
             {"level": "Metadata", "users": ours},
             {"level": "None", "verbs": ["get", "list", "watch"]},
-            {"level": "Metadata"},
+            {"level": "Metadata", "omitStages": ["ResponseStarted"]},
         ],
     })
     .to_string()

@@ -1,6 +1,8 @@
 //! Objects that people delete by hand while a device is attached: all of them come back, and so does the device.
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 use crate::case::{Case, SOON, VM};
 use crate::cluster::Lab;
@@ -63,6 +65,30 @@ pub(super) fn objects_come_back(lab: &Lab) -> Result<()> {
     guest.forget();
     case.set_devices(VM, &[])?;
     guest.loses_disk(SOON)?;
+    case.end()
+}
+
+/// A device that nobody has assigned is forgotten ten minutes after it was pulled out, and not sooner. Those ten minutes are written
+/// into its status by hand.
+pub(super) fn absent_devices_are_forgotten(lab: &Lab) -> Result<()> {
+    let case = Case::begin(lab, "forgotten")?;
+    let stick = Stick::new("forgotten");
+    let (device, _) = case.plug("node-1", &stick)?;
+    case.unplug("node-1", &stick)?;
+    case.wait_node_condition(&device, "Ready", "NotFound")?;
+    let absent_for = |minutes: i64| -> Result<()> {
+        let object: Value = serde_json::from_str(&lab.kubectl(&["get", "nodeusbdevice", &device, "-o", "json"])?)?;
+        let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+        let ready = conditions.into_iter().flatten().position(|condition| condition["type"] == "Ready");
+        let path = format!("/status/conditions/{}/lastTransitionTime", ready.context("no condition Ready")?);
+        let time = (Timestamp::now() - SignedDuration::from_mins(minutes)).strftime("%FT%TZ").to_string();
+        let patch = json!([{"op": "replace", "path": path, "value": time}]).to_string();
+        lab.kubectl(&["patch", "nodeusbdevice", &device, "--subresource=status", "--type=json", "-p", &patch]).map(drop)
+    };
+    absent_for(9)?;
+    case.wait_node_condition(&device, "Ready", "NotFound")?;
+    absent_for(10)?;
+    case.wait_gone(&format!("nodeusbdevice/{device}"))?;
     case.end()
 }
 
