@@ -21,8 +21,8 @@ use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, 
 /// seconds; any change of the pod has it try at once (Kubernetes 1.34, `kuberuntime_manager.go` and `pod_workers.go`).
 pub(super) const REMIND_AFTER: [Seconds; 3] = [3, 10, 30];
 
-/// For how long an attachment pod may be there before its claim is seen: it is made after it, but watches are not told in order.
-const CLAIM_SEEN_WITHIN: Seconds = 5;
+/// For how long an attachment pod may be there before its claims are seen: watches of different kinds are not told in order.
+const CLAIMS_SEEN_WITHIN: Seconds = 5;
 
 /// For how long the scheduler may fail with a pod. It tries again within 10 s; but a pod that it has confused with its predecessor
 /// of the same name is not looked at for five minutes.
@@ -166,7 +166,7 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
         reserve(world, moving, plan);
     }
     for ((namespace, name), attachment) in &world.attachments {
-        for time in [claim_awaited_until(world, attachment), stuck_from(attachment)].into_iter().flatten() {
+        for time in [claims_awaited_until(world, attachment), stuck_from(attachment)].into_iter().flatten() {
             if time > world.now {
                 plan.wake(time);
             }
@@ -299,11 +299,13 @@ fn awaits_its_machine(world: &World, attachment: &Attachment) -> bool {
     attachment.want == Want::Reserved && moves::active(world).iter().any(awaited)
 }
 
-/// Until when the claim of an attachment may be there though it is not seen.
-fn claim_awaited_until(world: &World, attachment: &Attachment) -> Option<Seconds> {
-    let placed = matches!(attachment.placement, Placement::Placed(_));
-    let seen = claim_of(world, &attachment.vm_pod.namespace, &attachment.device).is_some();
-    (!placed && !seen).then(|| attachment.created.saturating_add(CLAIM_SEEN_WITHIN))
+/// Until when a claim of an attachment may be there though it is not seen; None when all are seen.
+fn claims_awaited_until(world: &World, attachment: &Attachment) -> Option<Seconds> {
+    let namespace = &attachment.vm_pod.namespace;
+    let device = claim_of(world, namespace, &attachment.device).is_some();
+    let port = |name: &ClaimName| world.port_claims.contains(&(namespace.clone(), name.clone()));
+    let seen = device && attachment.port_claim.as_ref().is_none_or(port);
+    (!seen).then(|| attachment.created.saturating_add(CLAIMS_SEEN_WITHIN))
 }
 
 /// When the scheduler has failed for too long.
@@ -327,18 +329,20 @@ fn valid(world: &World, attachment: &Attachment) -> bool {
         .get(&attachment.device)
         .is_some_and(|d| !d.deleting && d.assigned.as_ref() == Some(namespace))
         && world.devices.get(&(namespace.clone(), attachment.device.clone())).is_some_and(|d| !d.deleting);
+    let awaited = claims_awaited_until(world, attachment).is_some_and(|until| world.now < until);
     let placed = match claim_of(world, namespace, &attachment.device) {
         Some(claim) => {
             let moved = home(world, &attachment.device).node().is_some_and(|node| *node != claim.node);
             let local = claim.node == attachment.node;
             !claim.deleting && !moved && local == attachment.hub.is_none()
         }
-        None => claim_awaited_until(world, attachment).is_some_and(|until| world.now < until),
+        None => awaited,
     };
     let stuck = stuck_from(attachment).is_some_and(|from| from <= world.now);
     let entitled = attachment.plugged != Some(PluggedState::ClaimLost);
     // No pod runs before it has its port. Without the claim the port is free for the scheduler to give to somebody else.
     let port_lost = attachment.state == PodState::Running
+        && !awaited
         && attachment.port_claim.as_ref().is_some_and(|c| !world.port_claims.contains(&(namespace.clone(), c.clone())));
     listed && given && placed && !stuck && entitled && !port_lost && attachment.state != PodState::Ended
 }

@@ -84,6 +84,7 @@ fn an_attachment_that_is_seen_before_its_claim_stays_and_one_that_has_lost_it_go
     assert!(!briefs(&it.plan().actions).contains(&"delete attachment".to_owned()), "it was slow");
 
     let mut it = attached("node-2");
+    it.world.now += 5;
     it.world.claims.clear();
     assert!(briefs(&it.act()).contains(&"delete attachment".to_owned()), "it was there once");
 }
@@ -340,9 +341,12 @@ fn an_attachment_whose_port_belongs_to_nobody_any_more_is_made_anew() {
     it.world.port_claims.insert(claim.clone());
     assert_eq!(it.plan().actions, []);
     it.world.port_claims.remove(&claim);
+    let plan = it.plan();
+    assert_eq!((plan.actions, plan.wake_at), (vec![], Some(it.world.now + 5)), "it may be told yet");
+    it.world.now += 5;
     assert_eq!(briefs(&it.plan().actions)[0], "delete attachment");
     // Before it runs, its claim may be one that nobody has allocated yet.
-    it.attachment().state = PodState::Pending;
+    (it.attachment().state, it.attachment().placement) = (PodState::Pending, Placement::Awaited);
     assert_eq!(it.plan().actions, []);
 }
 
