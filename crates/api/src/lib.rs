@@ -21,6 +21,8 @@
 //! | [`migration`] | annotations and the condition of such a pod when its machine moves | annotations: controller; condition: agent |
 //! | [`target_pod`] | `Pod` to which a virtual machine moves | controller |
 //! | [`budget`] | `PodDisruptionBudget` of a virtual machine | controller |
+//! | [`installation`] | what the installation is made of: definitions, policies, workloads | installation |
+//! | [`rights`] | `SubjectAccessReview` of what our programs need to do | whoever asks |
 //! | [`node`], [`namespace`] | `Node`, `Namespace` | others |
 
 pub mod attachment;
@@ -30,6 +32,7 @@ pub mod class;
 pub mod crds;
 pub mod device_status;
 pub mod event;
+pub mod installation;
 pub mod keys;
 pub mod meta;
 pub mod migration;
@@ -41,6 +44,7 @@ mod pod_trouble;
 pub mod port;
 pub mod quantity;
 mod restricted;
+pub mod rights;
 mod rules;
 pub mod slice;
 pub mod target_pod;

@@ -57,6 +57,11 @@ fn pull_error<'m>(reason: &'m str, message: &'m str) -> &'m str {
 }
 
 fn ended_with(ended: &ContainerStateTerminated) -> PodTrouble {
+    PodTrouble::Ended { code: ended.exit_code, words: last_words(ended) }
+}
+
+/// Why a container has ended.
+pub(crate) fn last_words(ended: &ContainerStateTerminated) -> String {
     let reason = ended.reason.as_deref().unwrap_or("no reason is known");
     let message = ended.message.as_deref().unwrap_or_default();
     // The guest's console is in the same log: only the engine's own line is about the machine.
@@ -66,11 +71,11 @@ fn ended_with(ended: &ContainerStateTerminated) -> PodTrouble {
         "StartError" | "ContainerCannotRun" => message,
         _ => ours.unwrap_or(reason),
     };
-    PodTrouble::Ended { code: ended.exit_code, words: clean(words) }
+    clean(words)
 }
 
 /// One line without control characters, not too long.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let line = plain.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.get(..line.floor_char_boundary(LONGEST)) {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use k8s_openapi::api::resource::v1::DeviceClass;
-use patchbay_api::{class, crds, keys};
+use patchbay_api::{class, crds, installation, keys, rights};
 use patchbay_core::DRIVER;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn manifest(name: &str) -> std::io::Result<String> {
     std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name))
@@ -109,5 +109,59 @@ fn every_policy_is_bound_denies_and_fails_closed() {
             let says = validation.get("message").or(validation.get("messageExpression"));
             assert!(says.is_some() && validation.get("reason").is_some(), "{validation}");
         }
+    }
+}
+
+#[test]
+fn the_policies_that_a_doctor_looks_for_are_those_that_are_installed() {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&manifest("40-policies.yaml").unwrap()).unwrap();
+    let policies = objects.iter().filter(|o| o["kind"] == "ValidatingAdmissionPolicy");
+    let mut names: Vec<_> = policies.map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, installation::POLICIES);
+}
+
+/// A rule of a role as one line, in the words of both.
+fn line(namespace: Value, group: &Value, resources: &Value, object: &Value, verbs: &Value) -> String {
+    json!([namespace, group, resources, object, verbs]).to_string()
+}
+
+#[test]
+fn the_rights_that_a_doctor_asks_for_are_those_that_are_granted() {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&manifest("20-rbac.yaml").unwrap()).unwrap();
+    for (role, rules) in [("patchbay-controller", rights::CONTROLLER), ("patchbay-agent", rights::AGENT)] {
+        let roles = objects.iter().filter(|o| o["metadata"]["name"] == role);
+        let granted = roles.flat_map(|o| o["rules"].as_array().into_iter().flatten().map(move |rule| (o, rule)));
+        let granted = granted.map(|(o, r)| {
+            line(
+                o["metadata"]["namespace"].clone(),
+                &r["apiGroups"][0],
+                &r["resources"],
+                &r["resourceNames"][0],
+                &r["verbs"],
+            )
+        });
+        let asked = rules
+            .iter()
+            .map(|r| line(json!(r.namespace), &json!(r.group), &json!(r.resources), &json!(r.object), &json!(r.verbs)));
+        assert_eq!(granted.collect::<Vec<_>>(), asked.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn our_programs_are_installed_under_the_names_that_a_doctor_looks_for() {
+    for (file, kind, name) in [
+        ("40-controller.yaml", "Deployment", installation::CONTROLLER),
+        ("50-agent.yaml", "DaemonSet", installation::AGENT),
+    ] {
+        let object: Value = serde_saphyr::from_str(&manifest(file).unwrap()).unwrap();
+        assert_eq!(object["kind"], kind);
+        assert_eq!(object["metadata"]["name"], name);
+        assert_eq!(object["metadata"]["namespace"], installation::NAMESPACE);
+        let template = &object["spec"]["template"];
+        assert_eq!(template["metadata"]["labels"][installation::COMPONENT], name);
+        assert_eq!(template["spec"]["serviceAccountName"], name);
+        // So that the last words of a program that has ended are in its pod's status.
+        assert_eq!(template["spec"]["containers"][0]["terminationMessagePolicy"], "FallbackToLogsOnError");
     }
 }

@@ -25,7 +25,7 @@ mod migration;
 mod moves;
 mod operations;
 mod pods;
-mod status;
+pub(crate) mod status;
 mod twins;
 pub mod why;
 pub mod world;

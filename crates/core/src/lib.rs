@@ -11,13 +11,16 @@
 //! | [`importer`] | what the agent does on the node where a device is used |
 //! | [`migration`] | what the agents do when a machine moves to another node |
 //! | [`host_use`] | what a device that its own node uses is kept from |
+//! | [`doctor`] | what is wrong with an installation |
 //! | [`home`] | who may have a device, and when it goes back to its host driver |
 //!
-//! The vocabulary ([`names`], [`device`], [`speed`]) makes illegal values unwritable: text is parsed once, at the edge.
+//! The vocabulary ([`names`], [`device`], [`speed`], [`age`]) makes illegal values unwritable: text is parsed once, at the edge.
 
+pub mod age;
 pub mod conditions;
 pub mod controller;
 pub mod device;
+pub mod doctor;
 pub mod home;
 pub mod host_use;
 pub mod identity;

@@ -17,11 +17,13 @@ pub(crate) enum Line {
     Run(String),
 }
 
-fn say(text: impl Into<String>) -> Line {
+/// A sentence.
+pub(crate) fn say(text: impl Into<String>) -> Line {
     Line::Say(text.into())
 }
 
-fn run(text: impl Into<String>) -> Line {
+/// A command.
+pub(crate) fn run(text: impl Into<String>) -> Line {
     Line::Run(text.into())
 }
 

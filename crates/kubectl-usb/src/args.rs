@@ -17,11 +17,12 @@ const EXAMPLES: &str = "Examples:
                                                        bring it into a virtual machine, and see how
   kubectl usb why webcam-k3f9a                         what holds it up, and what to do
   kubectl usb tree                                     nodes, ports, devices and machines
+  kubectl usb doctor                                   whether the installation is well
 
 Exit codes:
   0  done
-  1  failed
-  2  wrong usage
+  1  failed; 'doctor' has found something wrong
+  2  wrong usage; 'doctor' could not ask
   3  'why' has found something that holds a device up
   4  '--wait' took too long";
 
@@ -133,6 +134,19 @@ pub(crate) enum Command {
         #[arg(value_name = "DEVICE|VM")]
         subject: String,
     },
+    /// Check the installation: API server, definitions, policies, rights, controller, and each node with its agent
+    ///
+    /// It changes nothing. Each check has a line: ✓ as it should be, ✗ wrong, with what to do below it, · to be known, or not
+    /// to be asked. It goes by what the cluster tells, and logs in nowhere.
+    #[command(after_help = "Examples:
+  kubectl usb doctor
+  kubectl usb doctor || kubectl usb sysdump
+
+Exit codes:
+  0  nothing is wrong
+  1  something is wrong
+  2  nothing that could be seen is wrong, but not all could be asked, or the API server does not answer")]
+    Doctor,
 }
 
 /// A device and a virtual machine.

@@ -1,5 +1,6 @@
 //! The commands: each reads, decides by one of the pure modules, writes, and says what has come of it.
 
+mod care;
 mod devices;
 mod machines;
 mod questions;
@@ -39,6 +40,7 @@ pub(crate) async fn run(args: Args) -> Result<Answer, Failure> {
         Command::Unassign { device } => devices::unassign(&cluster, &device).await,
         Command::Attach(it) => machines::change(&cluster, &it, Wanted::In).await,
         Command::Detach(it) => machines::change(&cluster, &it, Wanted::Out).await,
+        Command::Doctor => care::doctor(&cluster).await,
         Command::Why { subject } => questions::why(&cluster, &subject).await,
     }
 }

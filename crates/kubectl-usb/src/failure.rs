@@ -80,6 +80,11 @@ impl Failure {
         matches!(self, Self::Refused { status, .. } if status.code == 403)
     }
 
+    /// Whether the API server knows no such kind.
+    pub(crate) fn is_unknown_kind(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.code == 404 && status.details.is_none())
+    }
+
     /// What to do.
     pub(crate) fn advice(&self) -> Option<String> {
         let text = match self {
@@ -92,8 +97,7 @@ impl Failure {
             Self::Refused { status, .. } if status.code == 401 => {
                 "Log in again: the credentials of the kubeconfig are not accepted."
             }
-            // The path of a kind that is not there.
-            Self::Refused { status, .. } if status.code == 404 && status.details.is_none() => {
+            Self::Refused { .. } if self.is_unknown_kind() => {
                 "Is Patchbay installed in this cluster? kubectl get crd nodeusbdevices.virtualization.deckhouse.io tells."
             }
             Self::Refused { .. } | Self::Output(_) => return None,

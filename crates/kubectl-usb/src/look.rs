@@ -54,7 +54,8 @@ fn listing<K: Resource<DynamicType = ()>>() -> String {
     format!("list {}", K::plural(&()))
 }
 
-fn everything() -> ListParams {
+/// All objects.
+pub(crate) fn everything() -> ListParams {
     ListParams::default()
 }
 
@@ -129,7 +130,8 @@ fn now() -> World {
     World { now: Timestamp::now().as_second(), ..World::default() }
 }
 
-fn read<K, T, E, C: FromIterator<T>>(objects: Vec<K>, read: fn(&K) -> Result<T, E>) -> C {
+/// Those that can be read.
+pub(crate) fn read<K, T, E, C: FromIterator<T>>(objects: Vec<K>, read: fn(&K) -> Result<T, E>) -> C {
     objects.iter().filter_map(|object| read(object).ok()).collect()
 }
 
@@ -164,8 +166,13 @@ async fn within(cluster: &Cluster, namespace: &Namespace, world: &mut World) -> 
 
 /// The claims of a namespace, or of all.
 async fn claims(cluster: &Cluster, namespace: Option<&Namespace>, world: &mut World) -> Result<(), Failure> {
-    for object in cluster.list::<ResourceClaim>(namespace.map(Namespace::as_str), &everything()).await? {
-        let Ok((key, seen)) = claim::read(&object) else { continue };
+    take_claims(&cluster.list(namespace.map(Namespace::as_str), &everything()).await?, world);
+    Ok(())
+}
+
+/// Takes claims into the world, and the ports that they hold.
+pub(crate) fn take_claims(claims: &[ResourceClaim], world: &mut World) {
+    for (key, seen) in claims.iter().filter_map(|object| claim::read(object).ok()) {
         if !seen.ports.is_empty() {
             world.port_claims.insert(key.clone());
         }
@@ -178,5 +185,4 @@ async fn claims(cluster: &Cluster, namespace: Option<&Namespace>, world: &mut Wo
             Role::Other => {}
         }
     }
-    Ok(())
 }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`args`] | what can be asked for |
 //! | [`connection`], [`look`] | the API server: every request with a deadline, and only for what is asked |
-//! | [`list`], [`tree`], [`why`], [`advice`] | what is shown, made from objects that were read: no I/O |
+//! | [`inspect`] | the same for the doctor, who goes on where something cannot be asked |
+//! | [`list`], [`tree`], [`why`], [`advice`], [`doctor`], [`cure`] | what is shown, made from objects that were read: no I/O |
 //! | [`edit`] | what is written, made likewise |
 //! | [`progress`] | how far an attachment is, made likewise |
 //! | [`command`] | reads, calls one of those, writes and prints |
 //!
-//! What a device waits for, and what may be done about it, is decided in `patchbay_core::controller::why`.
+//! What a device waits for, and what may be done about it, is decided in `patchbay_core::controller::why`, and
+//! what is wrong with an installation in `patchbay_core::doctor`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,8 +23,11 @@ mod age;
 mod args;
 mod command;
 mod connection;
+mod cure;
+mod doctor;
 mod edit;
 mod failure;
+mod inspect;
 mod list;
 mod look;
 mod progress;
@@ -43,25 +48,28 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     /// For people, below that: it goes to the standard error.
     pub(crate) note: String,
-    /// Nothing has failed, but something holds a device up.
-    pub(crate) held_up: bool,
+    /// The exit code: not 0 where nothing has failed, and yet not all is well.
+    pub(crate) code: u8,
 }
 
 /// `why`: something holds the device up.
 const HELD_UP: u8 = 3;
 
+/// `doctor`: it could not be asked.
+const UNASKED: u8 = 2;
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
+    let failed = matches!(args.command, args::Command::Doctor).then_some(UNASKED);
     // Only fails when one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&Failure::Output(error)),
+        Err(error) => return fail(&Failure::Output(error), failed),
     };
-    match runtime.block_on(command::run(args)).and_then(|answer| say(&answer).map(|()| answer.held_up)) {
-        Ok(false) => ExitCode::SUCCESS,
-        Ok(true) => ExitCode::from(HELD_UP),
-        Err(failure) => fail(&failure),
+    match runtime.block_on(command::run(args)).and_then(|answer| say(&answer).map(|()| answer.code)) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => fail(&failure, failed),
     }
 }
 
@@ -77,10 +85,10 @@ fn say(answer: &Answer) -> Result<(), Failure> {
     }
 }
 
-fn fail(failure: &Failure) -> ExitCode {
+fn fail(failure: &Failure, code: Option<u8>) -> ExitCode {
     let advice = failure.advice().map(|advice| format!("{advice}\n")).unwrap_or_default();
     let (bad, end) = (style::BAD, style::BAD.render_reset());
     // There is nobody left to tell.
     let _ = write!(anstream::stderr(), "{bad}error:{end} {failure}\n{advice}");
-    ExitCode::from(failure.code())
+    ExitCode::from(code.unwrap_or_else(|| failure.code()))
 }

@@ -14,6 +14,11 @@ const NOTHING: &str = "-";
 /// Spaces between columns.
 const GAP: usize = 3;
 
+/// Text as one line, cleaned of what could move the cursor.
+pub(crate) fn line(text: &str) -> String {
+    clean(text, LONGEST).unwrap_or_else(|| NOTHING.to_owned())
+}
+
 /// One cell.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
@@ -24,7 +29,7 @@ pub(crate) struct Cell {
 impl Cell {
     /// Text in a style. What a device or another program has written cannot move the cursor.
     pub(crate) fn new(text: &str, style: Style) -> Self {
-        Self { text: clean(text, LONGEST).unwrap_or_else(|| NOTHING.to_owned()), style }
+        Self { text: line(text), style }
     }
 }
 

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::jiff::Timestamp;
 use patchbay_api::{VirtualMachine, keys};
 use patchbay_core::speed::Speed;
 use patchbay_lab::install::repository;
@@ -12,7 +14,8 @@ use serde_json::json;
 
 use crate::node::{Node, device};
 use crate::program::Running;
-use crate::stage::{Stage, create, eventually, get};
+use crate::stage::{Stage, create, delete, eventually, get};
+use crate::workloads;
 
 /// What stands in the page for the part of a pod's name that nobody can know.
 const SUFFIX: &str = "1a2b3c";
@@ -67,11 +70,14 @@ fn plugin(stage: &Stage, kubeconfig: &Path, line: &str) -> Command {
     command
 }
 
+/// What stands in the page for the time that has passed since something.
+const AGE: &str = "5m";
+
 /// Names of attachment pods end in a hash, and the players choose the guest's port by that.
 fn mask(text: &str) -> String {
     let pod = |word: &str| match word.rsplit_once('-') {
         Some((head, hash)) if head.contains("usb-") && hash.len() == 6 => format!("{head}-{SUFFIX}"),
-        _ => word.to_owned(),
+        _ => age(word),
     };
     let line = |line: &str| {
         let line = line.split(' ').map(pod).collect::<Vec<_>>().join(" ");
@@ -83,6 +89,13 @@ fn mask(text: &str) -> String {
         }
     };
     text.lines().map(line).collect()
+}
+
+fn age(word: &str) -> String {
+    let bare = word.trim_end_matches([',', ';', ':']);
+    let number = bare.strip_suffix(['s', 'm', 'h', 'd']).unwrap_or_default();
+    let is_age = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    if is_age { word.replacen(bare, AGE, 1) } else { word.to_owned() }
 }
 
 /// What the page shows: each command, and what is below it.
@@ -136,6 +149,9 @@ fn the_page_shows_a_devices_life_as_it_is() {
     it.types("why vm/linux-vm -n blue", 3);
     stage.node_device_is("webcam", "Attached", "Available");
     it.types("unassign webcam", 0);
+
+    workloads::install(&stage, 2);
+    it.types("doctor", 0);
     let blocks =
         |read: &[(String, String)]| read.iter().map(|(line, said)| format!("$ {line}\n{said}")).collect::<String>();
     let (read, shown) = (blocks(&it.read), blocks(&page()));
@@ -255,4 +271,59 @@ fn people_who_attach_at_the_same_moment_do_not_undo_each_other_and_slips_are_exp
         assert_eq!((said.code, said.text.as_str()), (code, ""), "{line}: {}", said.note);
         assert!(said.note.contains(&format!("error: {error}")), "{line}: {}", said.note);
     }
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn a_doctor_finds_what_is_missing_and_says_what_it_could_not_ask() {
+    let stage = Stage::open();
+    let controller = Running::leader(&stage, "controller-1");
+    let nodes = ["node-1", "node-2"].map(|name| Node::join(&stage, name));
+    nodes.iter().for_each(|node| node.ports(1));
+    let it = Person::administrator(&stage);
+    let finds = |lines: &[&str]| {
+        let said = it.run("doctor");
+        assert_eq!(said.code, 1, "{}{}", said.text, said.note);
+        for line in lines {
+            assert!(said.text.contains(line), "{line} is not in:\n{}", said.text);
+        }
+    };
+    finds(&[
+        "✗ controller       there is no Deployment controller\n    Install that part again, ",
+        "kubectl apply --server-side -f deploy/40-controller.yaml\n✓ leader           controller-1\n",
+        "✗ agents           there is no DaemonSet agent\n",
+        "\n2 things are wrong.\n",
+    ]);
+    workloads::install(&stage, 2);
+    let said = it.run("doctor");
+    assert!(said.code == 0 && said.text.ends_with("\nNothing is wrong.\n"), "{}{}", said.text, said.note);
+
+    let agent = workloads::agent_on(&stage, "node-2");
+    let killed =
+        json!({"exitCode": 137, "reason": "OOMKilled", "finishedAt": Timestamp::now(), "startedAt": Timestamp::now()});
+    let waits = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}});
+    let container = json!({"restartCount": 3, "state": waits, "lastState": {"terminated": killed}});
+    workloads::say(&stage, &agent, false, &container);
+    let name = agent.metadata.name.unwrap();
+    delete(&stage.all::<ValidatingAdmissionPolicyBinding>(), "patchbay-pods");
+    finds(&[
+        "✗ policies         patchbay-pods has no binding: it refuses nothing\n",
+        "✗ agents           ready on 1 of 2 nodes; not on node-2\n",
+        &format!(
+            "✗ agent            pod {name} was killed, because it used more memory than it may (OOMKilled) (3 restarts)\n"
+        ),
+        "kubectl set resources daemonset agent -n patchbay --limits=memory=256Mi\n",
+    ]);
+
+    stage.namespace("blue");
+    let said = owner(&stage).run("doctor");
+    assert_eq!(said.code, 2, "{}{}", said.text, said.note);
+    assert!(said.text.contains("· agents           cannot get daemonsets agent: "), "{}", said.text);
+    assert!(said.text.contains("\nNothing is wrong with what could be seen; "), "{}", said.text);
+    let nowhere = Person { kubeconfig: stage.folder().join("nowhere.kubeconfig"), ..Person::administrator(&stage) };
+    let text = std::fs::read_to_string(stage.admin()).unwrap();
+    std::fs::write(&nowhere.kubeconfig, text.replace(&format!(":{}", stage.port()), ":1")).unwrap();
+    let said = nowhere.run("doctor");
+    assert!(said.code == 2 && said.note.starts_with("error: cannot ask for the version: "), "{}", said.note);
+    stage.check(&controller);
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`stage`] | the control plane, and what people do and read |
 //! | [`node`], [`players`] | nodes, their agents and kubelets, played |
+//! | [`workloads`] | their Deployment and DaemonSet, for whoever looks at these |
 //! | [`program`] | our programs as processes |
 //! | [`audit`] | who wrote what |
 //! | [`wire`] | the way to the API server, which may go dead |
@@ -28,6 +29,7 @@ mod program;
 mod reader;
 mod stage;
 mod wire;
+mod workloads;
 
 mod admission;
 mod agent;

@@ -50,22 +50,18 @@ impl Stage {
     pub(crate) fn open() -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let plane = Plane::start(Options::alone(&parts().bin, folder.path()).unwrap()).unwrap();
-        let kubectl = Kubectl {
-            program: parts().bin.join("kubectl"),
-            kubeconfig: plane.admin(),
-            log: folder.path().join("logs/kubectl.log"),
-        };
-        let files: Vec<String> =
-            MANIFESTS.iter().map(|f| repository().join("deploy").join(f).display().to_string()).collect();
-        let mut apply = vec!["apply", "--server-side"];
-        apply.extend(files.iter().flat_map(|file| ["-f", file.as_str()]));
-        kubectl.run(&apply).unwrap();
+        apply(&plane, folder.path(), MANIFESTS);
         policies::wait_in_force(&plane.admin()).unwrap();
         let client = api::connect(&plane.admin()).unwrap();
         let (awake, players) = watch::channel(players::ALL);
         let stage = Self { client, awake, agents: Agents::default(), plane, folder: Some(folder) };
         api::spawn(players::play(stage.client(), stage.agents.clone(), players));
         stage
+    }
+
+    /// Installs manifests of `deploy/`.
+    pub(crate) fn apply(&self, manifests: &[&str]) {
+        apply(&self.plane, self.folder(), manifests);
     }
 
     /// The parts of the lab.
@@ -357,6 +353,19 @@ impl Drop for Stage {
             eprintln!("the logs are in {}", folder.keep().join("logs").display());
         }
     }
+}
+
+fn apply(plane: &Plane, folder: &Path, manifests: &[&str]) {
+    let kubectl = Kubectl {
+        program: parts().bin.join("kubectl"),
+        kubeconfig: plane.admin(),
+        log: folder.join("logs/kubectl.log"),
+    };
+    let files: Vec<String> =
+        manifests.iter().map(|file| repository().join("deploy").join(file).display().to_string()).collect();
+    let mut apply = vec!["apply", "--server-side"];
+    apply.extend(files.iter().flat_map(|file| ["-f", file.as_str()]));
+    kubectl.run(&apply).unwrap();
 }
 
 fn parts() -> &'static Parts {

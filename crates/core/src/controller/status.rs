@@ -91,7 +91,7 @@ pub(super) fn young(world: &World, attachment: &Attachment, plan: &mut Plan) -> 
 }
 
 /// Says that, and why, there is no port for an attachment that needs one.
-pub(super) fn no_free_port(world: &World, attachment: &Attachment) -> Option<String> {
+pub(crate) fn no_free_port(world: &World, attachment: &Attachment) -> Option<String> {
     let hub = attachment.hub.filter(|_| attachment.is_unschedulable())?;
     let (node, kind) = (&attachment.node, hub.title());
     let Some(pool) = world.pools.get(node) else {
@@ -119,7 +119,7 @@ fn ports_used(world: &World, attachment: &Attachment, hub: Hub) -> usize {
 }
 
 /// The step an attachment is at.
-pub(super) fn step(attachment: &Attachment) -> String {
+pub(crate) fn step(attachment: &Attachment) -> String {
     match &attachment.plugged {
         Some(PluggedState::Waiting(text)) => text.clone(),
         Some(PluggedState::Failed(text)) => format!("{text}; trying again"),

@@ -50,7 +50,7 @@ where
         Output::Json => format!("{:#}\n", objects(&mut devices)),
     };
     let empty = if text.is_empty() { nothing(namespace) } else { String::new() };
-    Ok(Answer { text, note: note + &empty, held_up: false })
+    Ok(Answer { text, note: note + &empty, code: 0 })
 }
 
 /// The objects as kubectl prints them: without the record of who has written what.
@@ -90,7 +90,7 @@ pub(super) async fn assign(cluster: &Cluster, device: &str, to: &str, overwrite:
     let note = format!(
         "Namespace {to} does not exist yet: the device is there when it does.\n  kubectl create namespace {to}\n"
     );
-    Ok(Answer { text, note: Some(note).filter(|_| missing).unwrap_or_default(), held_up: false })
+    Ok(Answer { text, note: Some(note).filter(|_| missing).unwrap_or_default(), code: 0 })
 }
 
 /// Takes a device from its namespace.

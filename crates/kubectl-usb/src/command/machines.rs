@@ -50,7 +50,7 @@ pub(super) async fn change(cluster: &Cluster, it: &Attachment, wanted: Wanted) -
         };
         return Ok(Answer { text, ..Answer::default() });
     }
-    Ok(Answer { text, note, held_up: false })
+    Ok(Answer { text, note, code: 0 })
 }
 
 fn others(object: &DynamicObject) -> String {

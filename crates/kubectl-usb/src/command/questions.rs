@@ -8,7 +8,7 @@ use patchbay_core::names::{DeviceName, Namespace, VmName};
 use crate::Answer;
 use crate::connection::Cluster;
 use crate::failure::Failure;
-use crate::{list, look, tree, why};
+use crate::{HELD_UP, list, look, tree, why};
 
 /// Draws the tree.
 pub(super) async fn tree(cluster: &Cluster) -> Result<Answer, Failure> {
@@ -17,7 +17,7 @@ pub(super) async fn tree(cluster: &Cluster) -> Result<Answer, Failure> {
     let world = look::for_tree(cluster).await?;
     let text = tree::tree(&world, only);
     let note = if text.is_empty() { list::nothing(only.map(Namespace::as_str)) } else { String::new() };
-    Ok(Answer { text, note, held_up: false })
+    Ok(Answer { text, note, code: 0 })
 }
 
 /// What a name means.
@@ -84,6 +84,11 @@ fn is_known(world: &World, name: &DeviceName) -> bool {
         || world.vms.values().any(|vm| vm.usb_devices.contains(name))
 }
 
+/// The exit code.
+fn held_up(is: bool) -> u8 {
+    if is { HELD_UP } else { 0 }
+}
+
 fn device_of(world: &World, namespace: &Namespace, name: &DeviceName, partial: bool) -> Answer {
     let found = match partial {
         true => chain::told::device(world, namespace, name, None),
@@ -96,7 +101,7 @@ fn device_of(world: &World, namespace: &Namespace, name: &DeviceName, partial: b
         format!("{maker}{} ({}:{})", k.name, k.vendor_id, k.product_id)
     });
     let text = why::device(&why::Device { name, product, found: &found, partial });
-    Answer { text, held_up: why::trouble(&found).is_some(), ..Answer::default() }
+    Answer { text, code: held_up(why::trouble(&found).is_some()), ..Answer::default() }
 }
 
 fn machine_of(world: &World, namespace: &Namespace, name: &str, partial: bool) -> Answer {
@@ -111,6 +116,6 @@ fn machine_of(world: &World, namespace: &Namespace, name: &str, partial: bool) -
         false => chain::device(world, device, Some(&key)),
     };
     let devices: Vec<_> = vm.usb_devices.iter().map(|device| (device.clone(), found(device))).collect();
-    let held_up = runs.is_err() || devices.iter().any(|(_, found)| why::trouble(found).is_some());
-    Answer { text: why::machine((namespace, &key.1), &runs, &devices), held_up, ..Answer::default() }
+    let code = held_up(runs.is_err() || devices.iter().any(|(_, found)| why::trouble(found).is_some()));
+    Answer { text: why::machine((namespace, &key.1), &runs, &devices), code, ..Answer::default() }
 }

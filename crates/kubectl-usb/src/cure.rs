@@ -1,0 +1,54 @@
+//! What to do about a finding of the doctor, as sentences and commands.
+
+use patchbay_api::installation::NAMESPACE;
+use patchbay_core::doctor::Remedy;
+
+use crate::advice::{Line, run, say};
+
+/// What to do; nothing where what is wrong says it already.
+pub(crate) fn lines(remedy: &Remedy) -> Vec<Line> {
+    match remedy {
+        Remedy::AsSaid => vec![],
+        Remedy::Upgrade => vec![say("Upgrade Kubernetes: from 1.34 on Dynamic Resource Allocation is part of it.")],
+        Remedy::ServeDra => vec![
+            say(
+                "Do not switch resource.k8s.io/v1 off: look at --runtime-config and --feature-gates of kube-apiserver.",
+            ),
+            run("kubectl api-resources --api-group=resource.k8s.io"),
+        ],
+        Remedy::Apply(file) => vec![
+            say("Install that part again, from the folder of the version that runs:"),
+            run(format!("kubectl apply --server-side -f deploy/{file}")),
+        ],
+        Remedy::Describe(kind @ "customresourcedefinition", name) => {
+            vec![say("Kubernetes says why:"), run(format!("kubectl describe {kind} {name}"))]
+        }
+        Remedy::Describe(kind, name) => {
+            vec![say("Kubernetes says why:"), run(format!("kubectl describe {kind} {name} -n {NAMESPACE}"))]
+        }
+        Remedy::Logs { pod, previous } => {
+            let previous = if *previous { " --previous" } else { "" };
+            vec![say("What it has written:"), run(format!("kubectl logs {pod} -n {NAMESPACE}{previous}"))]
+        }
+        Remedy::MoreMemory(kind, name) => vec![
+            say("Let it have more memory; no guest notices the restart:"),
+            run(format!("kubectl set resources {kind} {name} -n {NAMESPACE} --limits=memory=256Mi")),
+        ],
+        Remedy::HealNode(node) => vec![say("Bring the node back:"), run(format!("kubectl describe node {node}"))],
+        Remedy::ShowNode(node) => vec![
+            say("Take the taint away, or add a toleration to the DaemonSet agent:"),
+            run(format!("kubectl get node {node} -o jsonpath='{{.spec.taints}}'")),
+        ],
+        Remedy::LoadVhci(node) => vec![
+            say(format!(
+                "If they shall be, load the kernel module on {node}; where it is loaded, usbip port shows who has its ports:"
+            )),
+            run("modprobe vhci-hcd"),
+        ],
+        Remedy::ShowPorts => vec![say("Who has the ports:"), run("kubectl usb tree")],
+        Remedy::Why(device) => vec![run(format!("kubectl usb why {device}"))],
+        Remedy::Show(kind, namespace, name) => {
+            vec![say("Kubernetes says why:"), run(format!("kubectl describe {kind} {name} -n {namespace}"))]
+        }
+    }
+}
