@@ -147,6 +147,19 @@ Exit codes:
   1  something is wrong
   2  nothing that could be seen is wrong, but not all could be asked, or the API server does not answer")]
     Doctor,
+    /// Collect what is needed to find out what is wrong, in one archive
+    ///
+    /// Our objects, the claims, slices, pods and Events that have to do with USB devices, the nodes, the logs of controllers and
+    /// agents, and what 'doctor' says. Secrets and ConfigMaps are not read; values of environment variables and foreign
+    /// annotations, commands of foreign pods and consoles of machines are left out. What cannot be fetched is noted in the archive.
+    #[command(after_help = "Examples:
+  kubectl usb sysdump
+  kubectl usb sysdump --output dump.tar.gz")]
+    Sysdump {
+        /// The archive; by default patchbay-sysdump-TIME.tar.gz in this folder. It must not exist yet
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// A device and a virtual machine.

@@ -4,6 +4,7 @@ mod care;
 mod devices;
 mod machines;
 mod questions;
+mod sysdump;
 
 use std::fmt::Debug;
 
@@ -41,6 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<Answer, Failure> {
         Command::Attach(it) => machines::change(&cluster, &it, Wanted::In).await,
         Command::Detach(it) => machines::change(&cluster, &it, Wanted::Out).await,
         Command::Doctor => care::doctor(&cluster).await,
+        Command::Sysdump { output } => sysdump::sysdump(&cluster, output.as_deref()).await,
         Command::Why { subject } => questions::why(&cluster, &subject).await,
     }
 }

@@ -6,6 +6,8 @@
 //! | [`connection`], [`look`] | the API server: every request with a deadline, and only for what is asked |
 //! | [`inspect`] | the same for the doctor, who goes on where something cannot be asked |
 //! | [`list`], [`tree`], [`why`], [`advice`], [`doctor`], [`cure`] | what is shown, made from objects that were read: no I/O |
+//! | [`sysdump`], [`scrub`] | what belongs into a dump, and what does not, likewise |
+//! | [`archive`] | the file with the dump |
 //! | [`edit`] | what is written, made likewise |
 //! | [`progress`] | how far an attachment is, made likewise |
 //! | [`command`] | reads, calls one of those, writes and prints |
@@ -20,6 +22,7 @@ use clap::Parser;
 
 mod advice;
 mod age;
+mod archive;
 mod args;
 mod command;
 mod connection;
@@ -31,7 +34,9 @@ mod inspect;
 mod list;
 mod look;
 mod progress;
+mod scrub;
 mod style;
+mod sysdump;
 mod table;
 mod tree;
 mod why;

@@ -1,10 +1,11 @@
 //! `kubectl usb`, run by kubectl as people run it. What it prints is what `docs/kubectl-usb.md` shows, to the letter.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::jiff::Timestamp;
 use patchbay_api::{VirtualMachine, keys};
@@ -14,7 +15,7 @@ use serde_json::json;
 
 use crate::node::{Node, device};
 use crate::program::Running;
-use crate::stage::{Stage, create, delete, eventually, get};
+use crate::stage::{Stage, create, delete, eventually, get, merge};
 use crate::workloads;
 
 /// What stands in the page for the part of a pod's name that nobody can know.
@@ -325,5 +326,87 @@ fn a_doctor_finds_what_is_missing_and_says_what_it_could_not_ask() {
     std::fs::write(&nowhere.kubeconfig, text.replace(&format!(":{}", stage.port()), ":1")).unwrap();
     let said = nowhere.run("doctor");
     assert!(said.code == 2 && said.note.starts_with("error: cannot ask for the version: "), "{}", said.note);
+    stage.check(&controller);
+}
+
+/// Unpacks an archive: its files by their names without the folder that they are all in.
+fn unpack(stage: &Stage, archive: &Path) -> BTreeMap<String, String> {
+    let folder = stage.folder().join("unpacked");
+    std::fs::create_dir_all(&folder).unwrap();
+    let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(&folder).status().unwrap();
+    assert!(tar.success(), "{tar}");
+    let listed = Command::new("tar").arg("-tzf").arg(archive).output().unwrap();
+    let names = String::from_utf8(listed.stdout).unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    names.lines().map(|name| (name.split_once('/').unwrap().1.to_owned(), read(name))).collect()
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn a_dump_has_what_is_ours_and_no_secrets() {
+    let stage = Stage::open();
+    let controller = Running::leader(&stage, "controller-1");
+    let (home, importer) = (Node::join(&stage, "node-1"), Node::join(&stage, "node-2"));
+    importer.ports(1);
+    home.plug(device("webcam", 1, Speed::High));
+    stage.namespace("blue");
+    stage.node_device_is("webcam", "Ready", "Ready");
+    stage.assign("webcam", Some("blue"));
+    stage.machine("blue", "linux-vm", "node-2", &["webcam"]);
+    stage.is_attached("blue", "linux-vm", "webcam");
+    workloads::install(&stage, 2);
+    let secret: Secret = serde_json::from_value(json!({
+        "metadata": {"name": "mine", "namespace": "patchbay"}, "stringData": {"password": "hunter2"},
+    }))
+    .unwrap();
+    create(&stage.within("patchbay"), &secret);
+    let noted = json!({"metadata": {"annotations": {"example.com/password": "hunter2"}}});
+    merge(&stage.within::<VirtualMachine>("blue"), "linux-vm", noted);
+
+    let it = Person::administrator(&stage);
+    let path = stage.folder().join("dump.tar.gz");
+    let said = it.run(&format!("sysdump --output {}", path.display()));
+    assert_eq!(said.code, 0, "{}", said.note);
+    assert!(said.text.starts_with(&format!("{} (", path.display())), "{}", said.text);
+    assert!(said.note.contains("\nnodeusbdevices: 1\n"), "{}", said.note);
+    let files = unpack(&stage, &path);
+    for (file, words) in [
+        ("README.txt", "problems.txt"),
+        ("doctor.txt", "✓ API server       Kubernetes v1."),
+        ("tree.txt", "webcam in vm blue/linux-vm"),
+        ("versions.yaml", "gitVersion: v1."),
+        ("objects/nodeusbdevices.yaml", "Webcam C920"),
+        ("objects/usbdevices.yaml", "namespace: blue"),
+        ("objects/virtualmachines.yaml", "name: linux-vm"),
+        ("objects/resourceslices.yaml", "node-2-ports"),
+        ("objects/resourceclaims.yaml", "usb-webcam"),
+        ("objects/resourceclaimtemplates.yaml", "name: webcam"),
+        ("objects/deviceclasses.yaml", "usbip-ports.virtualization.deckhouse.io"),
+        ("objects/customresourcedefinitions.yaml", "nodeusbdevices.virtualization.deckhouse.io"),
+        ("objects/validatingadmissionpolicies.yaml", "patchbay-pods"),
+        ("objects/daemonsets.yaml", "name: agent"),
+        ("objects/pods.yaml", "vm-linux-vm"),
+        ("objects/leases.yaml", "controller-1"),
+        ("events.yaml", "AttachedToVirtualMachine"),
+    ] {
+        let text = files.get(file).unwrap_or_else(|| panic!("{file} is missing: {:?}", files.keys()));
+        assert!(text.contains(words), "{file} has no {words}:\n{text}");
+    }
+    assert!(files.values().all(|text| !text.contains("hunter2") && !text.contains("managedFields:")));
+    // There is no kubelet that could tell what they have written.
+    let problems = &files["problems.txt"];
+    assert!(problems.lines().all(|line| line.starts_with("logs of pod ")), "{problems}");
+
+    let said = it.run(&format!("sysdump --output {}", path.display()));
+    assert_eq!(said.code, 1, "a file that is there is not written over: {}", said.text);
+    let path = stage.folder().join("owner.tar.gz");
+    let said = owner(&stage).run(&format!("sysdump --output {}", path.display()));
+    assert_eq!(said.code, 0, "{}", said.note);
+    let files = unpack(&stage, &path);
+    assert!(
+        files["problems.txt"].contains("nodes: cannot list nodes: nodes is forbidden: "),
+        "{}",
+        files["problems.txt"]
+    );
     stage.check(&controller);
 }
