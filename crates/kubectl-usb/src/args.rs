@@ -16,6 +16,7 @@ const EXAMPLES: &str = "Examples:
   kubectl usb attach webcam-k3f9a linux-vm -n my-project --wait
                                                        bring it into a virtual machine, and see how
   kubectl usb why webcam-k3f9a                         what holds it up, and what to do
+  kubectl usb watch webcam-k3f9a                       what becomes of it
   kubectl usb tree                                     nodes, ports, devices and machines
   kubectl usb doctor                                   whether the installation is well
 
@@ -82,6 +83,18 @@ pub(crate) enum Command {
         /// How to print them
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
+    },
+    /// Follow the list: one line for each change, until Ctrl-C
+    ///
+    /// First how it is, then what becomes of it. The lines are the same on a terminal and in a pipe; times are UTC. Which
+    /// devices are shown goes by -n and by what one may see, as with 'list'.
+    #[command(after_help = "Examples:
+  kubectl usb watch
+  kubectl usb watch webcam-k3f9a
+  kubectl usb watch -n my-project | tee usb.log")]
+    Watch {
+        /// Only this one, which may come later
+        device: Option<String>,
     },
     /// Show nodes, their USB/IP ports, the devices plugged into them, and the machines that have those
     ///

@@ -2,6 +2,7 @@
 
 mod care;
 mod devices;
+mod follow;
 mod machines;
 mod questions;
 mod sysdump;
@@ -43,6 +44,7 @@ pub(crate) async fn run(args: Args) -> Result<Answer, Failure> {
         Command::Detach(it) => machines::change(&cluster, &it, Wanted::Out).await,
         Command::Doctor => care::doctor(&cluster).await,
         Command::Sysdump { output } => sysdump::sysdump(&cluster, output.as_deref()).await,
+        Command::Watch { device } => follow::watch(&cluster, device.as_deref()).await,
         Command::Why { subject } => questions::why(&cluster, &subject).await,
     }
 }

@@ -11,7 +11,6 @@ use crate::age::age;
 use crate::style::{BAD, GOOD, PLAIN, STRONG, WAITING};
 use crate::table::{Cell, render};
 
-const HEAD: [&str; 7] = ["NAME", "NODE", "PORT", "NAMESPACE", "USED BY", "READY", "ATTACHED"];
 const WIDE: [&str; 6] = ["ID", "PRODUCT", "SERIAL", "SPEED", "AGE", "MESSAGE"];
 
 /// A device of the list.
@@ -50,12 +49,27 @@ pub(crate) fn table(rows: &[Row], wide: bool, now: Timestamp) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let head = HEAD.iter().chain(WIDE.iter().filter(|_| wide)).map(|h| Cell::new(h, STRONG)).collect();
+    let head = Row::HEAD.iter().chain(WIDE.iter().filter(|_| wide)).map(|h| Cell::new(h, STRONG)).collect();
     let lines = rows.iter().map(|row| row.cells(wide, now));
     render(&std::iter::once(head).chain(lines).collect::<Vec<_>>())
 }
 
 impl Row {
+    /// What the columns are called.
+    pub(crate) const HEAD: [&str; 7] = ["NAME", "NODE", "PORT", "NAMESPACE", "USED BY", "READY", "ATTACHED"];
+
+    /// The device's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The columns, and what is said of the device.
+    pub(crate) fn told(&self) -> Vec<Cell> {
+        let mut cells = self.cells(false, Timestamp::UNIX_EPOCH);
+        cells.push(Cell::from(self.message()));
+        cells
+    }
+
     fn cells(&self, wide: bool, now: Timestamp) -> Vec<Cell> {
         let known = self.status.attributes.as_ref();
         let mut cells = vec![

@@ -9,6 +9,7 @@
 //! | [`sysdump`], [`scrub`] | what belongs into a dump, and what does not, likewise |
 //! | [`archive`] | the file with the dump |
 //! | [`edit`] | what is written, made likewise |
+//! | [`follow`] | what has changed, made likewise |
 //! | [`progress`] | how far an attachment is, made likewise |
 //! | [`command`] | reads, calls one of those, writes and prints |
 //!
@@ -30,6 +31,7 @@ mod cure;
 mod doctor;
 mod edit;
 mod failure;
+mod follow;
 mod inspect;
 mod list;
 mod look;

@@ -20,7 +20,7 @@ pub(crate) fn line(text: &str) -> String {
 }
 
 /// One cell.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     text: String,
     style: Style,
@@ -45,29 +45,46 @@ impl From<Option<&str>> for Cell {
     }
 }
 
-/// Lines of cells, the first of which are the headings. Nothing is behind the last cell of a line.
-pub(crate) fn render(rows: &[Vec<Cell>]) -> String {
-    let mut widths: Vec<usize> = Vec::new();
-    for row in rows {
+/// The widths of columns, as far as they are known.
+#[derive(Debug, Default)]
+pub(crate) struct Columns(Vec<usize>);
+
+impl Columns {
+    /// Makes room for a line.
+    fn fit(&mut self, row: &[Cell]) {
         for (column, cell) in row.iter().enumerate() {
             let width = cell.text.chars().count();
-            match widths.get_mut(column) {
+            match self.0.get_mut(column) {
                 Some(widest) => *widest = (*widest).max(width),
-                None => widths.push(width),
+                None => self.0.push(width),
             }
         }
     }
-    let mut text = String::new();
-    for row in rows {
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+
+    /// A line, for which columns become wider where they have to. Nothing is behind its last cell.
+    pub(crate) fn line(&mut self, row: &[Cell]) -> String {
+        self.fit(row);
+        let mut text = String::new();
+        for (column, (cell, width)) in row.iter().zip(&self.0).enumerate() {
             text.push_str(&paint(cell.style, &cell.text));
             if column + 1 < row.len() {
                 text.push_str(&" ".repeat(width - cell.text.chars().count() + GAP));
             }
         }
         text.push('\n');
+        text
     }
-    text
+
+    /// Lines that are known all at once.
+    pub(crate) fn lines(&mut self, rows: &[Vec<Cell>]) -> String {
+        rows.iter().for_each(|row| self.fit(row));
+        rows.iter().map(|row| self.line(row)).collect()
+    }
+}
+
+/// Lines of cells, the first of which are the headings.
+pub(crate) fn render(rows: &[Vec<Cell>]) -> String {
+    Columns::default().lines(rows)
 }
 
 #[cfg(test)]

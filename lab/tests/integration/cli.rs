@@ -1,8 +1,9 @@
 //! `kubectl usb`, run by kubectl as people run it. What it prints is what `docs/kubectl-usb.md` shows, to the letter.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
@@ -408,5 +409,53 @@ fn a_dump_has_what_is_ours_and_no_secrets() {
         "{}",
         files["problems.txt"]
     );
+    stage.check(&controller);
+}
+
+/// A program that ends with the test at the latest.
+struct Watching(Child);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn who_watches_reads_a_line_for_each_change_until_it_is_ended() {
+    let stage = Stage::open();
+    let controller = Running::leader(&stage, "controller-1");
+    let home = Node::join(&stage, "node-1");
+    let it = Person::administrator(&stage);
+    let [lines, words] = ["watch.out", "watch.err"].map(|name| stage.folder().join(name));
+    let mut command = plugin(&stage, &it.kubeconfig, "watch webcam");
+    command.stdout(File::create(&lines).unwrap()).stderr(File::create(&words).unwrap());
+    let mut child = Watching(command.spawn().unwrap());
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    // Columns are as wide as they have to be by then.
+    let says = |path: &Path, text: &str| {
+        eventually(&format!("{text:?} to be told"), || {
+            let found = read(path).split_whitespace().collect::<Vec<_>>().join(" ");
+            if found.contains(text) { Ok(()) } else { Err(found) }
+        });
+    };
+    says(&words, "There is no USB device webcam yet: waiting for it.");
+    home.plug(device("webcam", 1, Speed::High));
+    says(&lines, "Z webcam node-1 1-1 - - True False No namespace is assigned for the device: ");
+    home.plug(device("token", 2, Speed::Full));
+    stage.namespace("blue");
+    stage.assign("webcam", Some("blue"));
+    says(&lines, "Z webcam node-1 1-1 blue - True False Device is available for attachment");
+    home.unplug("webcam");
+    says(&lines, "Z webcam node-1 1-1 blue - NotFound False Device is absent on the host");
+    let pid = rustix::process::Pid::from_child(&child.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(child.0.wait().unwrap().success());
+    let text = read(&lines);
+    assert!(text.starts_with("TIME ") && !text.contains("token") && !text.contains('\u{1b}'), "{text}");
+    let told: Vec<_> = text.lines().map(|line| line.split_once("Z   ").map_or("", |(_, told)| told)).collect();
+    assert!(told.windows(2).all(|two| two[0] != two[1]), "nothing is said twice: {text}");
     stage.check(&controller);
 }
