@@ -47,6 +47,9 @@ pub const DEAD_AFTER: Seconds = 60;
 /// What takes less than this is not worth a status write.
 pub const UNDER_WAY_AFTER: Seconds = 2;
 
+/// For how long an attachment pod may be there before its claims are seen: watches of different kinds are not told in order.
+pub const CLAIMS_SEEN_WITHIN: Seconds = 5;
+
 /// The most devices a virtual machine may list.
 pub const MAX_DEVICES: usize = 16;
 

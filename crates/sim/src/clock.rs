@@ -3,14 +3,19 @@
 //!
 //! A moment that has passed is moved into the past instead of the clock into the future, so that worlds stay the same.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use patchbay_core::conditions::{ConditionType, PluggedState, Reason};
-use patchbay_core::controller::world::{Attachment, PodClaim};
-use patchbay_core::controller::{FORGET_AFTER, UNDER_WAY_AFTER};
+use patchbay_core::conditions::{ConditionType, PluggedState, Reason, Seconds};
+use patchbay_core::controller::world::{Attachment, PodClaim, World};
+use patchbay_core::controller::{CLAIMS_SEEN_WITHIN, FORGET_AFTER, UNDER_WAY_AFTER, claim_name};
+use patchbay_core::names::Uid;
 
 use crate::cluster::Cluster;
 use crate::steps::Steps;
+
+/// As long as whatever takes seconds.
+const A_FEW: Seconds = if UNDER_WAY_AFTER > CLAIMS_SEEN_WITHIN { UNDER_WAY_AFTER } else { CLAIMS_SEEN_WITHIN };
 
 /// The clock's steps.
 pub fn steps(cluster: &Cluster, steps: &mut Steps) {
@@ -40,10 +45,26 @@ pub fn steps(cluster: &Cluster, steps: &mut Steps) {
     }
 }
 
+/// Whether a claim of an attachment is gone.
+fn is_bereft(world: &World, attachment: &Attachment) -> bool {
+    let namespace = &attachment.vm_pod.namespace;
+    let device = world.claims.contains_key(&(namespace.clone(), claim_name(&attachment.device)));
+    let port =
+        attachment.port_claim.as_ref().is_none_or(|c| world.port_claims.contains(&(namespace.clone(), c.clone())));
+    !device || !port
+}
+
 /// Lets so much time pass that every attachment that is not in its guest, and every claim whose pod does not have
-/// its device, is told of.
+/// its device, is told of, and nobody waits any more for claims that are gone.
 pub fn age(cluster: &mut Cluster) {
-    let young = |a: &Attachment| a.created == 0 && !matches!(a.plugged, Some(PluggedState::Plugged(_)));
+    let bereft: BTreeSet<Uid> = {
+        let seen = &cluster.api.seen;
+        seen.attachments.values().filter(|a| is_bereft(seen, a)).map(|a| a.uid.clone()).collect()
+    };
+    let young = |a: &Attachment| {
+        let plugged = matches!(a.plugged, Some(PluggedState::Plugged(_)));
+        a.created == 0 && (!plugged || bereft.contains(&a.uid))
+    };
     let new = |c: &PodClaim| c.created == 0 && !c.told.as_ref().is_some_and(|told| told.attached);
     let seen = &cluster.api.seen;
     if !seen.attachments.values().any(young) && !seen.pod_claims.values().any(new) {
@@ -51,9 +72,9 @@ pub fn age(cluster: &mut Cluster) {
     }
     let seen = &mut cluster.api_mut().seen;
     for attachment in seen.attachments.values_mut().filter(|a| young(a)) {
-        attachment.created = -UNDER_WAY_AFTER;
+        attachment.created = -A_FEW;
     }
     for claim in seen.pod_claims.values_mut().filter(|c| new(c)) {
-        claim.created = -UNDER_WAY_AFTER;
+        claim.created = -A_FEW;
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use patchbay_core::conditions::Seconds;
 use patchbay_core::controller::Action;
 use patchbay_core::controller::world::{
     Attachment, Claim, NodeDevice, Placement, PodState, Template, UsbDevice, VmPod,
@@ -182,8 +181,7 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
             if !cluster.api.seen.attachments.contains_key(&key) {
                 let pod = Attachment {
                     uid: cluster.fresh_uid(&format!("pod-{}-{}", key.0, key.1)),
-                    // Here every watch is told at once: no pod is seen before its claim.
-                    created: Seconds::MIN,
+                    created: 0,
                     deleting: false,
                     device: new.device,
                     vm_pod: new.vm_pod,

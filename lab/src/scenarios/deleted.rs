@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::case::{Case, SOON, VM};
 use crate::cluster::Lab;
 use crate::leaks::ATTACHMENT;
+use crate::product;
 use crate::published;
 use crate::stick::Stick;
 
@@ -83,7 +84,11 @@ pub(super) fn absent_devices_are_forgotten(lab: &Lab) -> Result<()> {
         let path = format!("/status/conditions/{}/lastTransitionTime", ready.context("no condition Ready")?);
         let time = (Timestamp::now() - SignedDuration::from_mins(minutes)).strftime("%FT%TZ").to_string();
         let patch = json!([{"op": "replace", "path": path, "value": time}]).to_string();
-        lab.kubectl(&["patch", "nodeusbdevice", &device, "--subresource=status", "--type=json", "-p", &patch]).map(drop)
+        // Nobody else may.
+        let controller = format!("--as={}controller", product::ACCOUNTS);
+        let status =
+            ["patch", "nodeusbdevice", &device, "--subresource=status", "--type=json", "-p", &patch, &controller];
+        lab.kubectl(&status).map(drop)
     };
     absent_for(9)?;
     case.wait_node_condition(&device, "Ready", "NotFound")?;

@@ -13,16 +13,13 @@ use crate::controller::devices::{Presence, home};
 use crate::controller::moves::{self, Active};
 use crate::controller::status::{no_free_port, step};
 use crate::controller::world::{Attachment, Claim, Placement, PodState, Want, World};
-use crate::controller::{engine, pods};
+use crate::controller::{CLAIMS_SEEN_WITHIN, engine, pods};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
 
 /// When a kubelet is reminded of an attachment pod that it has not started, counted from its scheduling. A kubelet that could not
 /// prepare a pod's claims, be it only because the API server did not know yet that the pod is its, lets the pod lie for 60 to 90
 /// seconds; any change of the pod has it try at once (Kubernetes 1.34, `kuberuntime_manager.go` and `pod_workers.go`).
 pub(super) const REMIND_AFTER: [Seconds; 3] = [3, 10, 30];
-
-/// For how long an attachment pod may be there before its claims are seen: watches of different kinds are not told in order.
-const CLAIMS_SEEN_WITHIN: Seconds = 5;
 
 /// For how long the scheduler may fail with a pod. It tries again within 10 s; but a pod that it has confused with its predecessor
 /// of the same name is not looked at for five minutes.
