@@ -18,8 +18,10 @@ use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, 
 
 /// When a kubelet is reminded of an attachment pod that it has not started, counted from its scheduling. A kubelet that could not
 /// prepare a pod's claims, be it only because the API server did not know yet that the pod is its, lets the pod lie for 60 to 90
-/// seconds; any change of the pod has it try at once (Kubernetes 1.34, `kuberuntime_manager.go` and `pod_workers.go`).
-pub(super) const REMIND_AFTER: [Seconds; 3] = [3, 10, 30];
+/// seconds; any change of the pod has it try at once (Kubernetes 1.34, `kuberuntime_manager.go` and `pod_workers.go`). Those 60 to 90
+/// seconds begin anew with each try, so reminding goes on for longer than whatever a kubelet mends by itself takes: what it has
+/// kept of claims that are gone it forgets after a minute.
+pub(super) const REMIND_AFTER: [Seconds; 7] = [3, 10, 30, 50, 70, 90, 110];
 
 /// For how long the scheduler may fail with a pod. It tries again within 10 s; but a pod that it has confused with its predecessor
 /// of the same name is not looked at for five minutes.

@@ -43,7 +43,7 @@ fn a_remote_device_gets_claim_template_and_pod_in_one_plan() {
 }
 
 #[test]
-fn a_kubelet_that_does_not_start_an_attachment_is_reminded_of_it_three_times() {
+fn a_kubelet_that_does_not_start_an_attachment_is_reminded_of_it_for_two_minutes() {
     let mut it = attached("node-2");
     let began = it.world.now;
     (it.attachment().placement, it.attachment().state) = (Placement::Placed(began), PodState::Pending);
@@ -53,13 +53,14 @@ fn a_kubelet_that_does_not_start_an_attachment_is_reminded_of_it_three_times() {
         let reminds = plan.actions.iter().filter(|a| matches!(a, Action::Remind { .. })).cloned().collect::<Vec<_>>();
         reminded.extend(reminds.iter().map(|a| (it.world.now - began, briefs(std::slice::from_ref(a)).remove(0))));
         plan.actions.into_iter().for_each(|action| it.perform(action));
-        match it.plan().wake_at.filter(|_| reminded.len() < 3) {
+        match it.plan().wake_at.filter(|_| reminded.len() < 7) {
             Some(at) => it.world.now = at,
             None => break,
         }
     }
     let text = |times: usize| format!("remind the kubelet of an attachment, {times}");
-    assert_eq!(reminded, [(3, text(1)), (10, text(2)), (30, text(3))]);
+    let times = [3, 10, 30, 50, 70, 90, 110];
+    assert_eq!(reminded, times.into_iter().zip((1..).map(text)).collect::<Vec<_>>());
     it.attachment().reminders = 0;
     it.attachment().state = PodState::Running;
     assert_eq!(it.settled().plan().actions, [], "it runs");
