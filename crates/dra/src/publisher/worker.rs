@@ -128,11 +128,7 @@ impl Worker {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else {
             return Next::Wait;
         };
-        let now = Instant::now();
-        match self.pace.next(now) {
-            leave if leave > now => self.not_before = Some(self.not_before.map_or(leave, |until| until.max(leave))),
-            _ => self.at_once = true,
-        }
+        self.at_once = true;
         let names = wanted.iter().map(|pool| pool.name().to_owned()).collect();
         match self.observed.set_pools(names) {
             true => Next::Relist,
@@ -145,6 +141,14 @@ impl Worker {
         let pausing = self.not_before.is_some_and(|until| until > Instant::now());
         let known = self.observed.is_listed() && self.wanted.borrow().is_some();
         if !known || (pausing && !self.at_once) {
+            return Next::Wait;
+        }
+        let now = Instant::now();
+        let leave = self.pace.next(now);
+        if self.at_once && leave > now {
+            self.at_once = false;
+            self.not_before = Some(leave);
+            self.report(|status| status.in_sync = false);
             return Next::Wait;
         }
         let owner = match &self.owner {
@@ -163,11 +167,14 @@ impl Worker {
             self.report(|status| status.in_sync = false);
             return Next::Wait;
         }
+        self.pace.take(Instant::now());
         let failures = self.execute(plans).await;
         match failures.into_iter().next() {
             Some(failure) if failure.outdated => self.failed(failure.problem, Next::Relist),
             Some(failure) => self.failed(failure.problem, Next::Wait),
             None if self.plan(&owner).is_empty() => self.in_sync(),
+            // The driver wants something else by now, which is looked at next. That is no failure, and begins no pause.
+            None if self.wanted.has_changed().unwrap_or(false) => self.overtaken(),
             None => self.failed("the slices differ from what was written".into(), Next::Wait),
         }
     }
@@ -232,6 +239,13 @@ impl Worker {
             status.in_sync = true;
             status.problem = None;
         });
+        Next::Wait
+    }
+
+    fn overtaken(&mut self) -> Next {
+        self.at_once = false;
+        self.not_before = None;
+        self.report(|status| status.in_sync = false);
         Next::Wait
     }
 
