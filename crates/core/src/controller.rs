@@ -31,7 +31,7 @@ pub mod why;
 pub mod world;
 
 pub use action::{Action, NewAttachment, Plan};
-pub use attachments::{attachment_name, claim_name};
+pub use attachments::{attachment_name, claim_name, lacks_a_claim};
 pub use engine::pod_name;
 pub use migration::target_name;
 pub use world::World;

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use patchbay_core::conditions::{ConditionType, PluggedState, Reason, Seconds};
-use patchbay_core::controller::world::{Attachment, PodClaim, World};
-use patchbay_core::controller::{CLAIMS_SEEN_WITHIN, FORGET_AFTER, UNDER_WAY_AFTER, claim_name};
+use patchbay_core::controller::world::{Attachment, PodClaim};
+use patchbay_core::controller::{CLAIMS_SEEN_WITHIN, FORGET_AFTER, UNDER_WAY_AFTER, lacks_a_claim};
 use patchbay_core::names::Uid;
 
 use crate::cluster::Cluster;
@@ -45,21 +45,12 @@ pub fn steps(cluster: &Cluster, steps: &mut Steps) {
     }
 }
 
-/// Whether a claim of an attachment is gone.
-fn is_bereft(world: &World, attachment: &Attachment) -> bool {
-    let namespace = &attachment.vm_pod.namespace;
-    let device = world.claims.contains_key(&(namespace.clone(), claim_name(&attachment.device)));
-    let port =
-        attachment.port_claim.as_ref().is_none_or(|c| world.port_claims.contains(&(namespace.clone(), c.clone())));
-    !device || !port
-}
-
 /// Lets so much time pass that every attachment that is not in its guest, and every claim whose pod does not have
 /// its device, is told of, and nobody waits any more for claims that are gone.
 pub fn age(cluster: &mut Cluster) {
     let bereft: BTreeSet<Uid> = {
         let seen = &cluster.api.seen;
-        seen.attachments.values().filter(|a| is_bereft(seen, a)).map(|a| a.uid.clone()).collect()
+        seen.attachments.values().filter(|a| lacks_a_claim(seen, a)).map(|a| a.uid.clone()).collect()
     };
     let young = |a: &Attachment| {
         let plugged = matches!(a.plugged, Some(PluggedState::Plugged(_)));

@@ -298,13 +298,19 @@ fn awaits_its_machine(world: &World, attachment: &Attachment) -> bool {
     attachment.want == Want::Reserved && moves::active(world).iter().any(awaited)
 }
 
+/// Whether the claim of an attachment's device, or that of its port, is not there.
+pub fn lacks_a_claim(world: &World, attachment: &Attachment) -> bool {
+    claim_of(world, &attachment.vm_pod.namespace, &attachment.device).is_none() || lacks_its_port(world, attachment)
+}
+
+fn lacks_its_port(world: &World, attachment: &Attachment) -> bool {
+    let there = |name: &ClaimName| world.port_claims.contains(&(attachment.vm_pod.namespace.clone(), name.clone()));
+    !attachment.port_claim.as_ref().is_none_or(there)
+}
+
 /// Until when a claim of an attachment may be there though it is not seen; None when all are seen.
 fn claims_awaited_until(world: &World, attachment: &Attachment) -> Option<Seconds> {
-    let namespace = &attachment.vm_pod.namespace;
-    let device = claim_of(world, namespace, &attachment.device).is_some();
-    let port = |name: &ClaimName| world.port_claims.contains(&(namespace.clone(), name.clone()));
-    let seen = device && attachment.port_claim.as_ref().is_none_or(port);
-    (!seen).then(|| attachment.created.saturating_add(CLAIMS_SEEN_WITHIN))
+    lacks_a_claim(world, attachment).then(|| attachment.created.saturating_add(CLAIMS_SEEN_WITHIN))
 }
 
 /// When the scheduler has failed for too long.
@@ -313,9 +319,9 @@ fn stuck_from(attachment: &Attachment) -> Option<Seconds> {
     Some(since.saturating_add(SCHEDULER_FAILS_FOR))
 }
 
-/// Whether an attachment shall stay: its machine runs in its pod, or is about to move there, and lists the device, the device is this namespace's, its
-/// claim asks for the node the device is on, it is remote if and only if that is another node than the machine's, and its
-/// claims are still what the kubelet has prepared for it.
+/// Whether an attachment shall stay: its machine runs in its pod, or is about to move there, and lists the device, the device is
+/// this namespace's, its claim asks for the node the device is on, it is remote if and only if that is another node than the
+/// machine's, its claims are still what the kubelet has prepared for it, and the scheduler has not given up on it.
 /// A device that is absent changes nothing: the attachment waits for it.
 fn valid(world: &World, attachment: &Attachment) -> bool {
     let namespace = &attachment.vm_pod.namespace;
@@ -340,9 +346,7 @@ fn valid(world: &World, attachment: &Attachment) -> bool {
     let stuck = stuck_from(attachment).is_some_and(|from| from <= world.now);
     let entitled = attachment.plugged != Some(PluggedState::ClaimLost);
     // No pod runs before it has its port. Without the claim the port is free for the scheduler to give to somebody else.
-    let port_lost = attachment.state == PodState::Running
-        && !awaited
-        && attachment.port_claim.as_ref().is_some_and(|c| !world.port_claims.contains(&(namespace.clone(), c.clone())));
+    let port_lost = attachment.state == PodState::Running && !awaited && lacks_its_port(world, attachment);
     listed && given && placed && !stuck && entitled && !port_lost && attachment.state != PodState::Ended
 }
 

@@ -3,7 +3,7 @@
 use crate::conditions::{Condition, ConditionType, PluggedState, Reason, find};
 use crate::controller::action::Plan;
 use crate::controller::devices::{dead, is_dead};
-use crate::controller::world::{Attachment, DeviceStatus, World};
+use crate::controller::world::{Attachment, DeviceStatus, Placement, World};
 use crate::controller::{UNDER_WAY_AFTER, moves, pods};
 use crate::names::{DeviceName, NodeName, VmName};
 use crate::speed::Hub;
@@ -126,6 +126,9 @@ pub(crate) fn step(attachment: &Attachment) -> String {
         Some(PluggedState::ClaimLost) => "a claim of its attachment was deleted: attaching it anew".to_owned(),
         Some(PluggedState::Unplugged) | None if attachment.is_unschedulable() => {
             format!("its attachment pod cannot be scheduled to node {}", attachment.node)
+        }
+        Some(PluggedState::Unplugged) | None if matches!(attachment.placement, Placement::Failed(_)) => {
+            "the scheduler has failed with its attachment pod, which is made anew if that lasts".to_owned()
         }
         Some(PluggedState::Unplugged) => "unplugged, to be plugged in again".to_owned(),
         Some(PluggedState::Plugged(port)) => port.to_string(),

@@ -360,7 +360,7 @@ pub enum Placement {
     Awaited,
     /// There is no place for it.
     NoPlace,
-    /// It has failed to place it, for the first time at this moment.
+    /// It has failed, where it would have to look again; the pod has had no place since this moment.
     Failed(Seconds),
     /// It has a node, since this moment.
     Placed(Seconds),

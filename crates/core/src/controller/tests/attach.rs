@@ -98,13 +98,16 @@ fn an_attachment_that_the_scheduler_fails_with_for_long_is_made_anew() {
     it.attachment().placement = Placement::Failed(it.world.now);
     it.settle();
     let deletes = |it: &Builder| briefs(&it.plan().actions).contains(&"delete attachment".to_owned());
+    let mut said = String::new();
     while !deletes(&it) {
+        said = it.machine("blue", "vm-a");
         it.world.now = it.plan().wake_at.unwrap();
         let plan = it.plan();
         plan.actions.into_iter().filter(|a| !matches!(a, Action::DeleteAttachment { .. })).for_each(|a| it.perform(a));
     }
     let Placement::Failed(since) = it.attachment().placement else { panic!("it has failed") };
     assert_eq!(it.world.now - since, 15);
+    assert!(said.contains("the scheduler has failed with its attachment pod"), "{said}");
     it.settle();
     it.sweep();
     let again = briefs(&it.settle());
