@@ -1,6 +1,7 @@
 //! A real cluster on one machine: control plane, nodes with kubelet, containerd and kernel USB/IP.
 
 pub mod api;
+pub mod audit;
 pub mod bake;
 pub mod bench;
 pub mod cache;

@@ -11,9 +11,9 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use serde_json::Value;
 
 use crate::api::request;
+use crate::audit::Request;
 use crate::cluster::Lab;
 use crate::product::ACCOUNTS;
 
@@ -100,19 +100,14 @@ struct Seen {
 }
 
 impl Seen {
-    /// Takes in a line. One that is being written yet is nothing.
+    /// Takes in a line.
     fn line(&mut self, line: &str) {
-        let Ok(event) = serde_json::from_str::<Value>(line) else { return };
-        let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let Some(account) = text("/user/username").strip_prefix(ACCOUNTS) else { return };
-        let part = text("/objectRef/subresource");
-        let slash = if part.is_empty() { "" } else { "/" };
-        let resource = format!("{}{slash}{part}", text("/objectRef/resource"));
-        let right = right(account, text("/verb"), text("/objectRef/apiGroup"), &resource);
-        match event.pointer("/annotations/authorization.k8s.io~1decision").and_then(Value::as_str) {
-            Some("allow") => self.used.insert(right),
-            Some(_) => self.refused.insert(right),
-            // It was not asked: the server was not ready.
+        let Some(request) = Request::of_line(line) else { return };
+        let Some(account) = request.account() else { return };
+        let right = right(account, &request.verb, &request.group, &request.resource);
+        match request.granted {
+            Some(true) => self.used.insert(right),
+            Some(false) => self.refused.insert(right),
             None => false,
         };
     }

@@ -1,4 +1,4 @@
-//! The API server's audit log: who wrote what, and when it was done.
+//! What was written for an attach and a detach: who wrote what, and when it was done.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,14 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use super::attach::Round;
 use super::clock;
-use crate::product;
-
-/// How the names of our accounts begin.
-const OURS: &str = product::ACCOUNTS;
+use crate::audit::Request;
+use crate::product::ACCOUNTS;
 
 /// One request that changes something, whatever came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,15 +33,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Write>> {
 }
 
 fn of_line(line: &str) -> Option<Write> {
-    let event: Value = serde_json::from_str(line).ok()?;
-    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
-    let writes = |verb: &&str| !matches!(*verb, "get" | "list" | "watch");
-    let sub = text("/objectRef/subresource").map_or(String::new(), |sub| format!("/{sub}"));
-    Some(Write {
-        at: clock::parse(text("/stageTimestamp")?)?,
-        user: text("/user/username")?.to_owned(),
-        what: format!("{} {}{sub}", text("/verb").filter(writes)?, text("/objectRef/resource")?),
-    })
+    let request = Request::of_line(line).filter(Request::is_write)?;
+    Some(Write { at: clock::parse(&request.at)?, what: request.what(), user: request.user })
 }
 
 /// What our accounts write for one attach and detach, leases left out.
@@ -67,7 +57,7 @@ pub(super) fn per_cycle(writes: &[Write], rounds: &[Round]) -> Cycle {
     let mut by = BTreeMap::<String, f64>::new();
     for write in writes.iter().filter(|w| (first.asked..=last.settled).contains(&w.at) && !w.what.ends_with(" leases"))
     {
-        if let Some(account) = write.user.strip_prefix(OURS) {
+        if let Some(account) = write.user.strip_prefix(ACCOUNTS) {
             *by.entry(format!("{account}: {}", write.what)).or_default() += 1.0 / cycles;
         }
     }
@@ -78,15 +68,6 @@ pub(super) fn per_cycle(writes: &[Write], rounds: &[Round]) -> Cycle {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LINE: &str = r#"{"verb":"create","user":{"username":"system:kube-scheduler"},"objectRef":{"resource":"pods","subresource":"binding"},"stageTimestamp":"1970-01-01T00:00:01.5Z"}"#;
-
-    #[test]
-    fn a_line_tells_who_did_what_and_when() {
-        let write = of_line(LINE).unwrap();
-        assert_eq!((write.at, write.what.as_str()), (Duration::from_millis(1500), "create pods/binding"));
-        assert_eq!(of_line("half a li"), None);
-    }
 
     #[test]
     fn only_writes_of_our_accounts_during_the_rounds_count_leases_do_not_and_events_apart() {

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use serde_json::Value;
+use patchbay_lab::audit::Request;
+use patchbay_lab::product::ACCOUNTS;
 
 /// One request that changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl Write {
     /// One of our accounts did it, and it is neither about the lease nor an Event, which is told besides.
     pub(crate) fn is_of(&self, account: &str) -> bool {
         let besides = [" leases", " events"].iter().any(|kind| self.what.ends_with(kind));
-        self.user.strip_prefix("system:serviceaccount:patchbay:") == Some(account) && !besides
+        self.user.strip_prefix(ACCOUNTS) == Some(account) && !besides
     }
 
     /// Neither done nor one of the answers that count as done: that it is there already, gone, or another one by now.
@@ -75,16 +76,6 @@ impl Tail {
 
 /// A line that is being written yet is nothing, and neither is a read.
 fn of_line(line: &str) -> Option<Write> {
-    let event: Value = serde_json::from_str(line).ok()?;
-    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
-    let part = |pointer: &str| text(pointer).unwrap_or_default().to_owned();
-    let verb = text("/verb").filter(|verb| !matches!(*verb, "get" | "list" | "watch"))?;
-    let sub = text("/objectRef/subresource").map_or(String::new(), |sub| format!("/{sub}"));
-    let namespace = text("/objectRef/namespace").map_or(String::new(), |namespace| format!("{namespace}/"));
-    Some(Write {
-        user: text("/user/username")?.to_owned(),
-        what: format!("{verb} {}{sub}", part("/objectRef/resource")),
-        object: format!("{namespace}{}", part("/objectRef/name")),
-        code: event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or(0),
-    })
+    let request = Request::of_line(line).filter(Request::is_write)?;
+    Some(Write { what: request.what(), user: request.user, object: request.object, code: request.code })
 }
