@@ -13,6 +13,7 @@
 //! | [`host_use`] | what a device that its own node uses is kept from |
 //! | [`doctor`] | what is wrong with an installation |
 //! | [`home`] | who may have a device, and when it goes back to its host driver |
+//! | [`trust`] | who is who: which certificates are signed, by whom, and when they are renewed |
 //!
 //! The vocabulary ([`names`], [`device`], [`speed`], [`age`]) makes illegal values unwritable: text is parsed once, at the edge.
 
@@ -28,6 +29,7 @@ pub mod importer;
 pub mod migration;
 pub mod names;
 pub mod speed;
+pub mod trust;
 
 /// The DRA driver's name, and the prefix of every label, annotation and condition of ours.
 pub const DRIVER: &str = "usb.virtualization.deckhouse.io";
