@@ -19,7 +19,7 @@ use crate::process::Frozen;
 use crate::progress::{say, step};
 use crate::uml::{Disk, Machine};
 use crate::wait::wait_for;
-use crate::{api, bake, install, kubelet, leaks, logs, namespace, network, product, stock, wait};
+use crate::{api, bake, install, kubelet, leaks, logs, namespace, network, stock, wait};
 
 /// What kind of node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -231,14 +231,13 @@ impl Lab {
         Ok(())
     }
 
-    /// Switches a node on again and waits until it is Ready. Its agent has its certificate again.
+    /// Switches a node on again and waits until it is Ready.
     ///
     /// # Errors
     /// When it is on, or does not come up.
     pub fn boot(&self, node: &str) -> Result<()> {
         let node = self.node(node)?;
         boot(node)?;
-        product::certificate(self, node.name())?;
         self.join(node)
     }
 

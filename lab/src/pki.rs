@@ -86,20 +86,6 @@ impl Pki {
         self.sign(&params)
     }
 
-    /// A certificate for the agent of a node: it calls others and is called by them.
-    ///
-    /// # Errors
-    /// When the node's name is no DNS label.
-    pub fn agent(&self, node: &str) -> Result<Identity> {
-        let mut params = named(node, None);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let name = format!("{node}.node.usb.virtualization.deckhouse.io");
-        let name = name.as_str().try_into().with_context(|| format!("{name} is no DNS name"))?;
-        params.subject_alt_names.push(SanType::DnsName(name));
-        self.sign(&params)
-    }
-
     /// Writes `<name>.crt` and `<name>.key` into the folder.
     ///
     /// # Errors

@@ -193,14 +193,6 @@ impl Plane {
         Ok(kubeconfig::with_token(&self.url(Ipv4Addr::LOCALHOST), self.pki.ca(), &token))
     }
 
-    /// A certificate for the agent of a node, signed by the cluster's authority.
-    ///
-    /// # Errors
-    /// When the certificate cannot be made.
-    pub fn sign_agent(&self, node: &str) -> Result<Identity> {
-        self.pki.agent(node)
-    }
-
     /// Fails if one of the programs has ended.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The product in the lab: installed from the repository's own manifests, each node's agent with a certificate of its own.
+//! The product in the lab: installed from the repository's own manifests.
 
 use std::time::Duration;
 
@@ -9,8 +9,6 @@ use crate::cluster::Lab;
 use crate::progress::step;
 use crate::rights;
 
-/// The folder in which an agent looks for its certificate.
-const CERTIFICATES: &str = "/etc/patchbay/tls";
 const NAMESPACE: &str = "patchbay";
 /// How the API server's names of our accounts begin.
 pub const ACCOUNTS: &str = "system:serviceaccount:patchbay:";
@@ -23,9 +21,6 @@ const START: Duration = Duration::from_secs(90);
 /// When a manifest is refused or something does not start in time.
 pub fn install(lab: &Lab) -> Result<()> {
     step("installing Patchbay", || {
-        for node in lab.nodes() {
-            certificate(lab, node.name())?;
-        }
         lab.install()?;
         rights::note(lab)?;
         wait_running(lab)
@@ -38,18 +33,6 @@ pub fn install(lab: &Lab) -> Result<()> {
 /// When one does not in time.
 pub fn wait_running(lab: &Lab) -> Result<()> {
     lab.wait_for("the controller and every agent to run", START, || running(lab))
-}
-
-/// Gives a node's agent its certificate; a node that was switched on again has lost it.
-///
-/// # Errors
-/// When the node does not take the files.
-pub fn certificate(lab: &Lab, node: &str) -> Result<()> {
-    let identity = lab.plane().sign_agent(node)?;
-    let node = lab.node(node)?;
-    node.put(lab.plane().ca().as_bytes(), &format!("{CERTIFICATES}/ca.crt"))?;
-    node.put(identity.certificate.as_bytes(), &format!("{CERTIFICATES}/tls.crt"))?;
-    node.put(identity.key.as_bytes(), &format!("{CERTIFICATES}/tls.key"))
 }
 
 /// The node on which the controller runs.

@@ -23,10 +23,14 @@
 //! | [`budget`] | `PodDisruptionBudget` of a virtual machine | controller |
 //! | [`installation`] | what the installation is made of: definitions, policies, workloads | installation |
 //! | [`rights`] | `SubjectAccessReview` of what our programs need to do | whoever asks |
+//! | [`certificate_request`] | `CertificateSigningRequest` of an agent | agent; approval and certificate: controller |
+//! | [`authorities`] | `Secret` and `ConfigMap` of those who sign agents | controller |
 //! | [`node`], [`namespace`] | `Node`, `Namespace` | others |
 
 pub mod attachment;
+pub mod authorities;
 pub mod budget;
+pub mod certificate_request;
 pub mod claim;
 pub mod class;
 pub mod crds;

@@ -11,13 +11,15 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use patchbay_link::{Claim, Granted, HangUp, Identity, Import, Listener, NODE_SUFFIX, call, probe};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use patchbay_core::names::NodeName;
+use patchbay_core::trust::{LIFETIME, Validity};
+use patchbay_link::{
+    Authority, Claim, Credentials, Granted, HangUp, Identity, Import, Listener, PrivateKey, call, probe,
+};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -34,9 +36,8 @@ fn main() -> Outcome<()> {
 
 async fn run() -> Outcome<()> {
     probe()?;
-    let folder = tempfile::tempdir()?;
-    let (home, importer) = identities(folder.path())?;
-    let mut listener = Listener::bind(([127, 0, 0, 1], 0).into(), &home).await?;
+    let (home, importer) = identities()?;
+    let mut listener = Listener::bind(([127, 0, 0, 1], 0).into(), &Credentials::fixed(home)).await?;
     let address = listener.address();
 
     let claim = Claim { namespace: "n".into(), name: "c".into(), uid: "u".into() };
@@ -119,19 +120,14 @@ fn verify(from: &OwnedFd, seed: u32) -> Outcome<()> {
 }
 
 /// Two nodes under one authority.
-fn identities(folder: &Path) -> Outcome<(Identity, Identity)> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+fn identities() -> Outcome<(Identity, Identity)> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let validity = Validity::from_now(i64::try_from(now)?, LIFETIME);
+    let authority = Authority::make(validity)?;
     let identity = |node: &str| -> Outcome<Identity> {
-        let folder = folder.join(node);
-        std::fs::create_dir(&folder)?;
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec![format!("{node}{NODE_SUFFIX}")])?.signed_by(&key, &authority)?;
-        std::fs::write(folder.join("ca.crt"), authority.pem())?;
-        std::fs::write(folder.join("tls.crt"), certificate.pem())?;
-        std::fs::write(folder.join("tls.key"), key.serialize_pem())?;
-        Ok(Identity::load(&folder)?)
+        let (key, node) = (PrivateKey::make()?, NodeName::new(node));
+        let certificate = authority.sign(key.request(&node)?.as_bytes(), &node, validity)?;
+        Ok(Identity::new(authority.certificate(), &certificate, &key.pem())?)
     };
     Ok((identity("home")?, identity("importer")?))
 }

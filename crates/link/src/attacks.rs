@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use patchbay_core::trust::NODE_SUFFIX;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{ring, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
@@ -20,7 +21,7 @@ use crate::exchange::{Answer, Request};
 use crate::identity::{provider, server_name};
 use crate::pki::{Authority, Subject};
 use crate::scenarios::{PATIENCE, calling, granted, home, import, loopback, move_of_vm};
-use crate::{Identity, LinkError, Listener, NODE_SUFFIX, Timing};
+use crate::{Identity, LinkError, Listener, Timing};
 
 /// A client that believes any server.
 #[derive(Debug)]
@@ -84,8 +85,8 @@ fn rogue(certificate: Option<(String, String)>) -> Arc<Identity> {
         Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
         None => config.with_no_client_auth(),
     };
-    let server = Arc::clone(&Authority::new().identity("rogue").server);
-    Arc::new(Identity { node: "rogue".into(), server, client: Arc::new(client) })
+    let other = Authority::new().identity("rogue");
+    Arc::new(Identity { client: Arc::new(client), ..other })
 }
 
 /// After all that, a good call gets through, and it is the first that the agent hears of.

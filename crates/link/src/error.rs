@@ -56,7 +56,7 @@ pub enum LinkError {
         why: String,
     },
     /// The peer did not take our certificate, or speaks another TLS.
-    #[error("{peer} ended the handshake ({alert}); check that tls.crt and ca.crt of the two nodes fit together")]
+    #[error("{peer} ended the handshake ({alert}); its log says why it does not take our certificate")]
     Rejected {
         /// The other end.
         peer: SocketAddr,

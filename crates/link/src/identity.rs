@@ -1,20 +1,12 @@
 //! Who this node is, and whom it believes.
 //!
-//! The only place that knows where certificates come from. For now a folder with three PEM files:
-//!
-//! | file | content |
-//! |---|---|
-//! | `ca.crt` | the certificates of the authorities that sign agents; nothing else is believed |
-//! | `tls.crt` | this node's certificate, then intermediates if any |
-//! | `tls.key` | its private key |
-//!
 //! A node's certificate has exactly one DNS name of the form `<node>.node.usb.virtualization.deckhouse.io`. Both ends of a call
-//! use the same certificate, so it must be good for servers and for clients.
+//! use the same certificate, so it must be good for servers and for clients. Where it comes from is the agent's matter: the
+//! cluster's controller signs it ([`crate::Authority`]).
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use patchbay_core::trust::{NODE_SUFFIX, Validity};
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -24,98 +16,63 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use webpki::EndEntityCert;
 
-/// What follows a node's name in the DNS name of its certificate.
-pub const NODE_SUFFIX: &str = ".node.usb.virtualization.deckhouse.io";
+use crate::der;
 
 /// Certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// A file is missing or unreadable.
-    #[error("cannot read {path}; the folder has to hold ca.crt, tls.crt and tls.key")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// A file is not what it should be.
-    #[error("{path} holds no usable {wanted}: {why}; it has to be in PEM format")]
+    /// A text is not what it should be.
+    #[error("no usable {wanted}: {why}")]
     Content {
-        /// The file.
-        path: PathBuf,
         /// What should be in it.
         wanted: &'static str,
         /// What is wrong.
         why: String,
     },
     /// The certificate does not say which node it is for.
-    #[error("{path}: {why}; issue it for one DNS name of the form <node>.node.usb.virtualization.deckhouse.io")]
-    Name {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    #[error("the certificate is not for one DNS name of the form <node>{NODE_SUFFIX}: {0}")]
+    Name(String),
     /// Other nodes would not believe the certificate.
-    #[error(
-        "{path} is not accepted as a {role} certificate under {ca}: {why}; issue a new one, and check the clock of this node"
-    )]
+    #[error("other nodes do not accept it as the certificate of a {role}: {why}")]
     Untrusted {
-        /// The file.
-        path: PathBuf,
-        /// The file with the authorities.
-        ca: PathBuf,
         /// `server` or `client`.
         role: &'static str,
         /// What is wrong.
         why: String,
     },
     /// Key and certificate do not belong together, or cannot be used for TLS.
-    #[error("{certificate} and {key} cannot be used together: {why}")]
-    Pair {
-        /// The file with the certificate.
-        certificate: PathBuf,
-        /// The file with the key.
-        key: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    #[error("certificate and key cannot be used together: {0}")]
+    Pair(String),
 }
 
 /// The certificate of this node, its key, and the authorities it believes.
 #[derive(Debug)]
 pub struct Identity {
     pub(crate) node: String,
+    pub(crate) validity: Validity,
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
 }
 
 impl Identity {
-    /// Loads `ca.crt`, `tls.crt` and `tls.key` from a folder, and checks that other nodes will accept them now.
+    /// Takes the certificates of all authorities to believe, this node's certificate and its private key, all PEM, and checks
+    /// that other nodes will accept them now.
     ///
     /// # Errors
-    /// [`IdentityError`] says which file is to blame and what to do.
-    pub fn load(folder: &Path) -> Result<Self, IdentityError> {
-        let (ca, crt, key) = (folder.join("ca.crt"), folder.join("tls.crt"), folder.join("tls.key"));
-        let roots = roots(&ca)?;
-        let chain = certificates(&crt)?;
-        let secret = PrivateKeyDer::from_pem_slice(&read(&key)?).map_err(|error| IdentityError::Content {
-            path: key.clone(),
-            wanted: "private key",
-            why: error.to_string(),
-        })?;
-        let leaf = chain.first().ok_or_else(|| missing(&crt, "certificate"))?;
-        let node = node_of(leaf).map_err(|why| IdentityError::Name { path: crt.clone(), why })?;
+    /// [`IdentityError`] says which of them is to blame.
+    pub fn new(authorities: &str, certificate: &str, key: &str) -> Result<Self, IdentityError> {
+        let content = |wanted| move |why: String| IdentityError::Content { wanted, why };
+        let roots = Arc::new(roots(authorities)?);
+        let chain = certificates(certificate, "certificate")?;
+        let secret =
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| content("private key")(error.to_string()))?;
+        let leaf = chain.first().ok_or_else(|| content("certificate")("there is none".to_owned()))?;
+        let node = node_of(leaf).map_err(IdentityError::Name)?;
+        let validity = der::certificate(leaf).map_err(content("certificate"))?.validity;
 
-        let untrusted = |role, why: String| IdentityError::Untrusted { path: crt.clone(), ca: ca.clone(), role, why };
-        let pair = |error: rustls::Error| IdentityError::Pair {
-            certificate: crt.clone(),
-            key: key.clone(),
-            why: error.to_string(),
-        };
+        let untrusted = |role, why: String| IdentityError::Untrusted { role, why };
+        let pair = |error: rustls::Error| IdentityError::Pair(error.to_string());
         let provider = provider();
-        let roots = Arc::new(roots);
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
             .map_err(|error| untrusted("client", error.to_string()))?;
@@ -123,8 +80,7 @@ impl Identity {
             .build()
             .map_err(|error| untrusted("server", error.to_string()))?;
         let (intermediates, name) = (chain.get(1..).unwrap_or_default(), server_name(&node));
-        let name = name
-            .ok_or_else(|| IdentityError::Name { path: crt.clone(), why: format!("{node:?} is not a node's name") })?;
+        let name = name.ok_or_else(|| IdentityError::Name(format!("{node:?} is not a node's name")))?;
         clients
             .verify_client_cert(leaf, intermediates, UnixTime::now())
             .map_err(|error| untrusted("client", error.to_string()))?;
@@ -149,13 +105,19 @@ impl Identity {
             .map_err(pair)?;
         client.resumption = Resumption::disabled();
         client.enable_secret_extraction = true;
-        Ok(Self { node, server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self { node, validity, server: Arc::new(server), client: Arc::new(client) })
     }
 
     /// The name of this node, from its certificate.
     #[must_use]
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// When its certificate is valid.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.validity
     }
 }
 
@@ -189,32 +151,22 @@ pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Result<String, String
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    std::fs::read(path).map_err(|source| IdentityError::Read { path: path.to_owned(), source })
+fn certificates(pem: &str, wanted: &'static str) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| IdentityError::Content { wanted, why: error.to_string() })
 }
 
-fn missing(path: &Path, wanted: &'static str) -> IdentityError {
-    IdentityError::Content { path: path.to_owned(), wanted, why: "there is none".into() }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().map_err(|error| IdentityError::Content {
-        path: path.to_owned(),
-        wanted: "certificate",
-        why: error.to_string(),
-    })
-}
-
-fn roots(path: &Path) -> Result<RootCertStore, IdentityError> {
+fn roots(pem: &str) -> Result<RootCertStore, IdentityError> {
+    const WANTED: &str = "authority";
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| IdentityError::Content {
-            path: path.to_owned(),
-            wanted: "authority",
-            why: error.to_string(),
-        })?;
+    for certificate in certificates(pem, WANTED)? {
+        roots.add(certificate).map_err(|error| IdentityError::Content { wanted: WANTED, why: error.to_string() })?;
     }
-    if roots.is_empty() { Err(missing(path, "authority")) } else { Ok(roots) }
+    if roots.is_empty() {
+        return Err(IdentityError::Content { wanted: WANTED, why: "there is none".to_owned() });
+    }
+    Ok(roots)
 }
 
 #[cfg(test)]
@@ -222,8 +174,11 @@ mod tests {
     use super::*;
     use crate::pki::{Authority, Subject};
 
-    fn error(folder: &tempfile::TempDir) -> String {
-        Identity::load(folder.path()).unwrap_err().to_string()
+    /// Authorities, certificate and key.
+    type Texts = (String, String, String);
+
+    fn error((authorities, certificate, key): &Texts) -> String {
+        Identity::new(authorities, certificate, key).unwrap_err().to_string()
     }
 
     #[test]
@@ -234,37 +189,40 @@ mod tests {
     }
 
     #[test]
-    fn each_file_that_is_missing_or_spoilt_is_named() {
+    fn each_text_that_is_missing_or_spoilt_is_named() {
         let authority = Authority::new();
-        for file in ["ca.crt", "tls.crt", "tls.key"] {
-            let folder = authority.folder(&Subject::node("node-1"));
-            for content in ["", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-                std::fs::write(folder.path().join(file), content).unwrap();
-                assert!(error(&folder).contains(file), "{file}: {}", error(&folder));
-            }
-            std::fs::remove_file(folder.path().join(file)).unwrap();
-            assert!(error(&folder).contains("cannot read") && error(&folder).contains(file));
+        let good = authority.texts(&Subject::node("node-1"));
+        for content in ["", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            let with = |change: fn(&mut Texts) -> &mut String| {
+                let mut texts = good.clone();
+                content.clone_into(change(&mut texts));
+                error(&texts)
+            };
+            let (ca, certificate, key) = (with(|t| &mut t.0), with(|t| &mut t.1), with(|t| &mut t.2));
+            assert!(ca.contains("authority"), "{ca}");
+            assert!(certificate.contains("certificate"), "{certificate}");
+            assert!(key.contains("private key"), "{key}");
         }
     }
 
     #[test]
     fn a_key_of_another_certificate_is_told() {
         let authority = Authority::new();
-        let (folder, other) = (authority.folder(&Subject::node("node-1")), authority.folder(&Subject::node("node-1")));
-        std::fs::copy(other.path().join("tls.key"), folder.path().join("tls.key")).unwrap();
-        assert!(error(&folder).contains("cannot be used together"), "{}", error(&folder));
+        let (mut texts, other) = (authority.texts(&Subject::node("node-1")), authority.texts(&Subject::node("node-1")));
+        texts.2 = other.2;
+        assert!(error(&texts).contains("cannot be used together"), "{}", error(&texts));
     }
 
     #[test]
     fn certificates_that_other_nodes_would_refuse_are_refused_at_once() {
         let authority = Authority::new();
-        let folder = authority.folder(&Subject { expired: true, ..Subject::node("node-1") });
-        assert!(error(&folder).contains("expired"), "{}", error(&folder));
-        let folder = authority.folder(&Subject { client_only: true, ..Subject::node("node-1") });
-        assert!(error(&folder).contains("as a server certificate"), "{}", error(&folder));
-        let folder = authority.folder(&Subject::node("node-1"));
-        std::fs::write(folder.path().join("ca.crt"), Authority::new().pem()).unwrap();
-        assert!(error(&folder).contains("not accepted as a client certificate"), "{}", error(&folder));
+        let texts = authority.texts(&Subject { expired: true, ..Subject::node("node-1") });
+        assert!(error(&texts).contains("expired"), "{}", error(&texts));
+        let texts = authority.texts(&Subject { client_only: true, ..Subject::node("node-1") });
+        assert!(error(&texts).contains("certificate of a server"), "{}", error(&texts));
+        let mut texts = authority.texts(&Subject::node("node-1"));
+        texts.0 = Authority::new().pem();
+        assert!(error(&texts).contains("certificate of a client"), "{}", error(&texts));
     }
 
     #[test]
@@ -281,8 +239,8 @@ mod tests {
             (names(&[&of("a"), &of("b")]), "more than one node"),
             (names(&[&of("*")]), "any node"),
         ] {
-            let folder = authority.folder(&subject);
-            assert!(error(&folder).contains(why), "{}", error(&folder));
+            let texts = authority.texts(&subject);
+            assert!(error(&texts).contains(why), "{}", error(&texts));
         }
     }
 }

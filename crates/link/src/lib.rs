@@ -18,6 +18,10 @@
 //! `Migrate{source, target}`, is answered `Accepted`, and each gives its end, in TLS by the kernel, to its QEMU
 //! ([`migrate`], [`Incoming::accept`]).
 //!
+//! Who a node is, is what a certificate says that the cluster's controller has signed: the agent makes a [`PrivateKey`] and a request
+//! for it, the controller reads it ([`pkcs10`]), and its [`Authority`] signs. An [`Identity`] may be changed for another one at
+//! any time ([`Credentials`]).
+//!
 //! Invariants:
 //! * nobody is talked to before both certificates are verified; the peer's node name comes from its certificate only;
 //! * every step has a deadline, every buffer and the number of unfinished calls a limit;
@@ -25,13 +29,19 @@
 //! * no byte of the session is read before the hand-over, and no TLS record other than data is ever sent after it: the
 //!   kernel's USB/IP would end the session.
 
+mod authority;
 mod call;
+pub mod certificate;
+mod credentials;
+mod der;
 mod error;
 mod exchange;
 mod identity;
 mod incoming;
+mod key;
 mod ktls;
 mod listener;
+pub mod pkcs10;
 mod records;
 mod session;
 mod tcp;
@@ -44,11 +54,14 @@ mod pki;
 #[cfg(test)]
 mod scenarios;
 
+pub use authority::{Authority, AuthorityError};
 pub use call::{call, migrate};
+pub use credentials::{Credentials, Standing};
 pub use error::LinkError;
 pub use exchange::{Claim, Granted, Import, Migrate, Pod, Request};
-pub use identity::{Identity, IdentityError, NODE_SUFFIX};
+pub use identity::{Identity, IdentityError};
 pub use incoming::Incoming;
+pub use key::{KeyError, PrivateKey};
 pub use ktls::{KernelTlsError, probe};
 pub use listener::Listener;
 pub use session::Session;

@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::credentials::Credentials;
 use crate::exchange::{Answer, FrameError, Request, frame};
-use crate::identity::{Identity, node_of};
+use crate::identity::node_of;
 use crate::incoming::Incoming;
 use crate::records::Records;
 use crate::{LinkError, Timing, tcp};
@@ -38,17 +39,17 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on `address`, as the node of `identity`.
+    /// Listens on `address`. Each caller is answered with the identity of that moment; while there is none, callers wait.
     ///
     /// # Errors
     /// [`LinkError::Bind`].
-    pub async fn bind(address: SocketAddr, identity: &Identity) -> Result<Self, LinkError> {
-        Self::bind_timed(address, identity, Timing::default()).await
+    pub async fn bind(address: SocketAddr, credentials: &Credentials) -> Result<Self, LinkError> {
+        Self::bind_timed(address, credentials, Timing::default()).await
     }
 
     pub(crate) async fn bind_timed(
         address: SocketAddr,
-        identity: &Identity,
+        credentials: &Credentials,
         timing: Timing,
     ) -> Result<Self, LinkError> {
         let bind = |source| LinkError::Bind { address, source };
@@ -56,7 +57,7 @@ impl Listener {
         let address = listener.local_addr().map_err(bind)?;
         let (sender, ready) = mpsc::channel(READY);
         let mut task = JoinSet::new();
-        task.spawn(accept(listener, TlsAcceptor::from(Arc::clone(&identity.server)), sender, timing));
+        task.spawn(accept(listener, credentials.clone(), sender, timing));
         Ok(Self { address, ready, _task: task })
     }
 
@@ -76,7 +77,7 @@ impl Listener {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sender<Incoming>, timing: Timing) {
+async fn accept(listener: TcpListener, credentials: Credentials, ready: mpsc::Sender<Incoming>, timing: Timing) {
     let unfinished = Arc::new(Semaphore::new(UNFINISHED));
     let mut tasks = JoinSet::new();
     loop {
@@ -85,6 +86,8 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sende
         }
         let Ok(permit) = Arc::clone(&unfinished).acquire_owned().await else { return };
         while tasks.try_join_next().is_some() {}
+        // Until then callers are in the kernel's queue.
+        credentials.get(|why| tracing::debug!(why, "nobody is answered")).await;
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -93,7 +96,9 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sende
                 continue;
             }
         };
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        // It may have expired since; whoever has called does so again.
+        let Ok(identity) = credentials.now() else { continue };
+        let (acceptor, ready) = (TlsAcceptor::from(Arc::clone(&identity.server)), ready.clone());
         tasks.spawn(async move {
             match hear(tcp, peer, &acceptor, timing).await {
                 // The agent may be gone by now.

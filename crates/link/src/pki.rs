@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use patchbay_core::trust::NODE_SUFFIX;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
 
-use crate::{Identity, NODE_SUFFIX};
+use crate::Identity;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -59,17 +60,14 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    /// A folder as [`Identity::load`] wants it.
-    pub(crate) fn folder(&self, subject: &Subject) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+    /// What [`Identity::new`] wants.
+    pub(crate) fn texts(&self, subject: &Subject) -> (String, String, String) {
         let (certificate, key) = self.issue(subject);
-        for (file, content) in [("ca.crt", self.pem()), ("tls.crt", certificate), ("tls.key", key)] {
-            std::fs::write(folder.path().join(file), content).unwrap();
-        }
-        folder
+        (self.pem(), certificate, key)
     }
 
     pub(crate) fn identity(&self, node: &str) -> Identity {
-        Identity::load(self.folder(&Subject::node(node)).path()).unwrap()
+        let (authorities, certificate, key) = self.texts(&Subject::node(node));
+        Identity::new(&authorities, &certificate, &key).unwrap()
     }
 }

@@ -19,7 +19,7 @@ use crate::exchange::{Claim, Granted, Import, Migrate, Pod, Request};
 use crate::ktls::{KernelTlsError, crypto_info};
 use crate::pki::Authority;
 use crate::session::Session;
-use crate::{Identity, LinkError, Listener, Timing};
+use crate::{Credentials, Identity, LinkError, Listener, Timing};
 
 /// Long enough for a busy machine, for what does happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +41,8 @@ pub(crate) fn granted() -> Granted {
 /// A home agent's listener and an importer's identity of the same authority.
 pub(crate) async fn home(timing: Timing) -> (Authority, Listener, Arc<Identity>) {
     let authority = Authority::new();
-    let listener = Listener::bind_timed(loopback(), &authority.identity("home"), timing).await.unwrap();
+    let credentials = Credentials::fixed(authority.identity("home"));
+    let listener = Listener::bind_timed(loopback(), &credentials, timing).await.unwrap();
     let importer = Arc::new(authority.identity("importer"));
     (authority, listener, importer)
 }
@@ -306,4 +307,29 @@ async fn what_an_importer_sends_right_after_the_grant_is_left_for_the_kernel() {
     let mut slow = KernelDouble::take(home);
     assert_eq!(slow.receive(), b"first command");
     assert_eq!(slow.receive(), b"second command");
+}
+
+#[tokio::test]
+async fn an_identity_is_changed_under_a_listener_and_sessions_stay() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let (tell, standing) = tokio::sync::watch::channel(Err("not signed yet".to_owned()));
+    let credentials = Credentials::new(standing);
+    let mut listener = Listener::bind_timed(loopback(), &credentials, Timing::default()).await.unwrap();
+    // Calls that come before the identity wait for it.
+    let importer = Arc::new(old.identity("importer"));
+    let call = calling(listener.address(), &importer, Timing::default());
+    drop(tell.send_replace(Ok(Arc::new(old.identity("home")))));
+    let mut waiting = timeout(PATIENCE, listener.accept()).await.unwrap();
+
+    drop(tell.send_replace(Ok(Arc::new(new.identity("home")))));
+    // Whoever is being listened to stays with what was shaken hands upon.
+    waiting.wait("one moment").await.unwrap();
+    let _home = waiting.grant(granted()).await.unwrap();
+    let _importer = timeout(PATIENCE, call).await.unwrap().unwrap().unwrap();
+    // New callers meet the new one. Which end refuses first is a matter of TLS.
+    let stale = timeout(PATIENCE, calling(listener.address(), &importer, Timing::default())).await.unwrap().unwrap();
+    assert!(matches!(stale, Err(LinkError::Untrusted { .. })), "{stale:?}");
+    let importer = Arc::new(new.identity("importer"));
+    let _call = calling(listener.address(), &importer, Timing::default());
+    assert_eq!(timeout(PATIENCE, listener.accept()).await.unwrap().peer_node(), "importer");
 }

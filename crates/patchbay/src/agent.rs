@@ -12,10 +12,13 @@
 //!         +--------> moves of virtual machines <--> QEMU
 //! ```
 //!
+//! Who the node is to other agents is asked of the cluster ([`credentials`]); nothing waits for that but calls.
+//!
 //! It decides nothing that needs another node's state: the planners of [`patchbay_core::importer`] and
 //! [`patchbay_core::home`] hold every `if`, the API server every right.
 
 mod containers;
+mod credentials;
 mod driver;
 mod enumeration;
 mod evidence;
@@ -46,7 +49,7 @@ use patchbay_core::names::{NodeName, Uid};
 use patchbay_dra::{
     Journal, NodeScope, Patience, Plugin, Pool, Publishing, Records as JournalRecords, SlicePublisher, liveness,
 };
-use patchbay_link::{HangUp, Identity, Listener};
+use patchbay_link::{Credentials, HangUp, Listener};
 use patchbay_usb::{hints, root::SysRoot};
 use patchbay_usbip::modules::{self, Module};
 use tokio::net::TcpListener;
@@ -75,12 +78,12 @@ pub(crate) struct Args {
     /// Where the container runtime looks for what containers get of devices (CDI)
     #[arg(long, default_value = "/var/run/cdi")]
     cdi: PathBuf,
-    /// Where the journal and the records are kept
+    /// Where the journal, the records and the node's key are kept
     #[arg(long, default_value = "/var/lib/patchbay")]
     state: PathBuf,
-    /// The folder with ca.crt, tls.crt and tls.key of this node
-    #[arg(long, default_value = "/etc/patchbay/tls")]
-    certificates: PathBuf,
+    /// Namespace of the installation; that of the service account or kubeconfig if not given
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: Option<String>,
     /// The TCP port on which agents call each other
     #[arg(long, default_value_t = 3241)]
     port: u16,
@@ -120,15 +123,9 @@ async fn start(args: Args) -> anyhow::Result<()> {
         tracing::warn!(%module, "this node cannot do all: without usbip-host and tls it lends nothing, without vhci-hcd and tls it imports nothing");
     }
     let records = Records::open(args.state.join("records.json")).context("records of the former agent")?;
-    let identity = Arc::new(Identity::load(&args.certificates).context("this node's certificate")?);
-    anyhow::ensure!(
-        identity.node() == args.node,
-        "the certificate in {} is for node {}, but this is node {}",
-        args.certificates.display(),
-        identity.node(),
-        args.node
-    );
     let client = connection::open(connection::WATCH).await?;
+    let namespace = args.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    let credentials = credentials::keep(&node, &client, &namespace, &args.state);
 
     let (inventory_writer, inventory) = watch::channel(Arc::new(Inventory::default()));
     let rescan = Arc::new(Notify::new());
@@ -180,16 +177,16 @@ async fn start(args: Args) -> anyhow::Result<()> {
     tokio::spawn(liveness::serve(listener, plugin.probe()));
 
     let pods_folder = args.kubelet.join("pods");
-    let moves = Moves::new(node.clone(), client.clone(), identity.clone(), args.port, pods_folder.clone());
+    let moves = Moves::new(node.clone(), client.clone(), credentials.clone(), args.port, pods_folder.clone());
     let (moving_writer, moving) = watch::channel(None);
-    serve_exports(&node, &client, &root, &records, &inventory, &identity, &rescan, &moves, args.port).await?;
+    serve_exports(&node, &client, &root, &records, &inventory, &credentials, &rescan, &moves, args.port).await?;
     tokio::spawn(moves::run(moves, moving_writer));
 
     let steps = Arc::new(Steps {
         node: node.clone(),
         client: client.clone(),
         root,
-        identity,
+        credentials,
         port: args.port,
         records: records.clone(),
         inventory: inventory.clone(),
@@ -231,7 +228,7 @@ async fn serve_exports(
     root: &SysRoot,
     records: &Records,
     inventory: &watch::Receiver<Arc<Inventory>>,
-    identity: &Identity,
+    credentials: &Credentials,
     rescan: &Arc<Notify>,
     moves: &Arc<Moves>,
     port: u16,
@@ -249,7 +246,7 @@ async fn serve_exports(
         held: Mutex::new(BTreeSet::new()),
         contenders: Mutex::new(BTreeMap::new()),
     });
-    let listener = Listener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), identity).await?;
+    let listener = Listener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), credentials).await?;
     tokio::spawn(exports::serve(exports.clone(), listener));
     tokio::spawn(exports::keep::run(exports.clone()));
     tokio::spawn(exports::keep::hang_ups(exports.clone(), ended, rescan.clone()));

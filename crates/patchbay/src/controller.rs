@@ -7,7 +7,7 @@
 //!                  +--------------------- the API server tells what happened --------------+
 //! ```
 //!
-//! One task owns all of it; only the lease and the herald have tasks of their own. Nothing is decided here but the order of writes: what
+//! One task owns all of it; only the lease, the herald and the signer of agents have tasks of their own. Nothing is decided here but the order of writes: what
 //! is in the way of what is in [`target`], what need not be repeated in [`ledger`].
 //!
 //! | event | effect |
@@ -24,6 +24,7 @@ mod herald;
 mod leader;
 mod ledger;
 mod report;
+mod signer;
 mod snapshot;
 mod target;
 mod watch;
@@ -48,6 +49,7 @@ use act::{ActError, Actor, Done};
 use herald::Herald;
 use leader::{Candidate, Leadership};
 use ledger::{Ledger, Verdict};
+use signer::Signer;
 use snapshot::Caches;
 use target::Target;
 use watch::Seen;
@@ -67,7 +69,7 @@ pub(crate) struct Args {
     /// Image that attachment pods run: the one of this program
     #[arg(long, env = "PATCHBAY_IMAGE")]
     image: String,
-    /// Namespace of the lease; that of the service account or kubeconfig if not given
+    /// Namespace of the installation; that of the service account or kubeconfig if not given
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: Option<String>,
     /// Name in the lease, different for each process; made from host and process if not given
@@ -89,11 +91,13 @@ async fn control(args: Args) -> anyhow::Result<()> {
     let identity = args.identity.unwrap_or_else(identity);
 
     let (tell, leadership) = tokio::sync::watch::channel(Leadership::Standby);
+    let mut signer = Signer::new(&client, &namespace, leadership.clone());
     let mut shell = Shell::new(&client, args.image, identity.clone(), leadership);
     let candidate = Candidate::new(client, &namespace, identity);
     let ended = tokio::select! {
         () = candidate.run(&tell) => Err(anyhow::anyhow!("another controller has taken the lease")),
         never = shell.run() => match never {},
+        never = signer.run() => match never {},
         _ = terminate.recv() => Ok("SIGTERM"),
         _ = interrupt.recv() => Ok("SIGINT"),
     };

@@ -12,7 +12,8 @@ use crate::node::Node;
 use crate::program::Running;
 use crate::stage::{SOON, Stage, eventually, get};
 
-fn start(stage: &Stage, fixture: &Fixture) -> Running {
+/// Starts the agent of node-1.
+pub(crate) fn start(stage: &Stage, fixture: &Fixture) -> Running {
     let path = |name: &str| stage.folder().join(name).display().to_string();
     let arguments = [
         "agent".to_owned(),
@@ -21,7 +22,7 @@ fn start(stage: &Stage, fixture: &Fixture) -> Running {
         format!("--kubelet={}", path("kubelet")),
         format!("--cdi={}", path("cdi")),
         format!("--state={}", path("state")),
-        format!("--certificates={}", stage.certificates("node-1").display()),
+        "--namespace=patchbay".to_owned(),
         format!("--port={}", free_port().unwrap()),
         format!("--health-port={}", free_port().unwrap()),
     ];
@@ -47,6 +48,9 @@ fn an_agent_without_modules_says_so_publishes_what_is_there_and_ends_in_order() 
             if empty { Ok(()) } else { Err(format!("{slices:?}")) }
         });
     }
+    // There is no controller: what needs a certificate waits, and nothing else does.
+    agent.says("a certificate is asked for", SOON);
+    assert!(agent.has_said("until this node has a certificate"), "{:?}", agent.complaints());
     // A kubelet would find it, and call it.
     let sockets = [
         stage.folder().join(format!("kubelet/plugins_registry/{DRIVER}-reg.sock")),
@@ -61,7 +65,8 @@ fn an_agent_without_modules_says_so_publishes_what_is_there_and_ends_in_order() 
     }
     assert_eq!(stage.slices("node-1").unwrap().len(), 1, "the slices stay");
     let writes: Vec<_> = stage.writes("agent").iter().map(ToString::to_string).collect();
-    assert_eq!(writes.len(), 2, "{writes:?}");
+    let requests = writes.iter().filter(|write| write.contains("certificatesigningrequests")).count();
+    assert_eq!((writes.len(), requests), (3, 1), "{writes:?}");
 }
 
 #[test]
@@ -84,6 +89,7 @@ fn what_an_agent_finds_becomes_an_object_of_the_cluster() {
     assert_eq!((attributes.serial.as_deref(), attributes.port_path.as_str()), (Some("ABC123456"), "1-2"));
 
     // The next agent finds what this one has left, and has nothing to write.
+    agent.says("this node has a certificate", SOON);
     let writes = stage.writes("agent").len();
     agent.process().kill();
     let mut agent = start(&stage, &fixture);

@@ -38,6 +38,7 @@ mod changes;
 mod cli;
 mod events;
 mod faults;
+mod identity;
 mod leases;
 mod machines;
 mod moves;

@@ -39,15 +39,16 @@ impl Running {
     /// Starts `patchbay <arguments>` as a service account of the namespace `patchbay`. `name` is for its log, which later
     /// programs of the name go on with.
     pub(crate) fn start(stage: &Stage, account: &str, name: &str, arguments: &[&str]) -> Self {
-        Self::with(stage, &stage.account(account), name, arguments)
+        Self::as_user(stage, &stage.account(account), name, arguments)
     }
 
     /// Starts an agent as the pod of a node that its service account has there.
     pub(crate) fn agent(stage: &Stage, node: &str, arguments: &[&str]) -> Self {
-        Self::with(stage, &stage.agent_of(node), "agent", arguments)
+        Self::as_user(stage, &stage.agent_of(node), "agent", arguments)
     }
 
-    fn with(stage: &Stage, kubeconfig: &Path, name: &str, arguments: &[&str]) -> Self {
+    /// The same as the user of a kubeconfig.
+    pub(crate) fn as_user(stage: &Stage, kubeconfig: &Path, name: &str, arguments: &[&str]) -> Self {
         let path = stage.logs().join(format!("{name}.log"));
         let begin = std::fs::read_to_string(&path).unwrap_or_default().len();
         let program = Program::new(name, &stage.parts().patchbay, &path).args(arguments).env("KUBECONFIG", kubeconfig);
@@ -61,7 +62,7 @@ impl Running {
 
     /// Starts a controller that reaches the API server as `kubeconfig` says, and waits until it leads.
     pub(crate) fn leader_with(stage: &Stage, kubeconfig: &Path, identity: &str) -> Self {
-        let mut controller = Self::with(stage, kubeconfig, identity, &controller(identity));
+        let mut controller = Self::as_user(stage, kubeconfig, identity, &controller(identity));
         controller.leads(SOON);
         controller
     }

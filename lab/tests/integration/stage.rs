@@ -74,6 +74,11 @@ impl Stage {
         self.client.clone()
     }
 
+    /// The administrator's kubeconfig.
+    pub(crate) fn administrator(&self) -> PathBuf {
+        self.plane.admin()
+    }
+
     /// The control plane, for faults.
     pub(crate) fn plane(&mut self) -> &mut Plane {
         &mut self.plane
@@ -110,19 +115,24 @@ impl Stage {
 
     /// A kubeconfig with the token that the kubelet of a node mounts into the pod of the agent there.
     pub(crate) fn agent_of(&self, node: &str) -> PathBuf {
-        let name = format!("agent-{node}");
+        self.account_on("agent", node)
+    }
+
+    /// The same of another of our service accounts.
+    pub(crate) fn account_on(&self, account: &str, node: &str) -> PathBuf {
+        let name = format!("{account}-{node}");
         let path = self.folder().join(format!("{name}.kubeconfig"));
         if !path.exists() {
             let pod: Pod = serde_json::from_value(json!({
                 "metadata": {"name": name, "namespace": "patchbay"},
                 "spec": {
-                    "nodeName": node, "serviceAccountName": "agent", "tolerations": [{"operator": "Exists"}],
-                    "containers": [{"name": "agent", "image": "none"}],
+                    "nodeName": node, "serviceAccountName": account, "tolerations": [{"operator": "Exists"}],
+                    "containers": [{"name": "only", "image": "none"}],
                 },
             }))
             .unwrap();
             create(&self.within("patchbay"), &pod);
-            std::fs::write(&path, self.plane.account_of_pod("patchbay", "agent", &name).unwrap()).unwrap();
+            std::fs::write(&path, self.plane.account_of_pod("patchbay", account, &name).unwrap()).unwrap();
         }
         path
     }
@@ -144,18 +154,6 @@ impl Stage {
     /// The administrator, acting as one of the cluster's own accounts.
     pub(crate) fn acting_as(&self, account: &str) -> Client {
         api::connect_as(&self.plane.admin(), Some(account)).unwrap()
-    }
-
-    /// A certificate, its key and the authority's, as files for the agent of a node.
-    pub(crate) fn certificates(&self, node: &str) -> PathBuf {
-        let folder = self.folder().join("tls");
-        std::fs::create_dir_all(&folder).unwrap();
-        let identity = self.plane.sign_agent(node).unwrap();
-        let files = [("ca.crt", self.plane.ca()), ("tls.crt", &identity.certificate), ("tls.key", &identity.key)];
-        for (name, text) in files {
-            std::fs::write(folder.join(name), text).unwrap();
-        }
-        folder
     }
 
     /// Who of the players is awake from now on.

@@ -27,7 +27,7 @@ use kube::{Api, Client};
 use patchbay_api::{keys, migration};
 use patchbay_core::migration::{Decision, Pod as Machine, Report};
 use patchbay_core::names::{NodeName, Uid};
-use patchbay_link::Identity;
+use patchbay_link::Credentials;
 use patchbay_qmp::Monitor;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -41,7 +41,7 @@ pub(super) struct Moves {
     /// To the API server.
     client: Client,
     /// Who we are to other agents.
-    identity: Arc<Identity>,
+    credentials: Credentials,
     /// The port other agents listen on.
     port: u16,
     /// The kubelet's folder of pods.
@@ -94,7 +94,7 @@ impl Moves {
     pub(super) fn new(
         node: NodeName,
         client: Client,
-        identity: Arc<Identity>,
+        credentials: Credentials,
         port: u16,
         folder: PathBuf,
     ) -> Arc<Self> {
@@ -102,7 +102,7 @@ impl Moves {
         let selection = watcher::Config::default().labels(keys::VM_NAME).fields(&format!("spec.nodeName={node}"));
         let events = reflector(writer, watcher(Api::<Pod>::all(client.clone()), selection)).default_backoff();
         let (changed, loads) = (watch::channel(0).0, Mutex::default());
-        let moves = Arc::new(Self { node, client, identity, port, folder, pods, changed, loads });
+        let moves = Arc::new(Self { node, client, credentials, port, folder, pods, changed, loads });
         let woken = moves.clone();
         tokio::spawn(events.for_each(move |event| {
             if let Err(error) = event {

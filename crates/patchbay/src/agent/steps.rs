@@ -17,7 +17,7 @@ use patchbay_core::device::BusAddress;
 use patchbay_core::importer::{Action, Attachment};
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 use patchbay_core::speed::{PortName, Speed};
-use patchbay_link::{Claim as LinkClaim, Granted, Identity, Import, LinkError, call};
+use patchbay_link::{Claim as LinkClaim, Credentials, Granted, Import, LinkError, call};
 use patchbay_qmp::{Monitor, usb};
 use patchbay_usb::host_use::{self, Claim};
 use patchbay_usb::root::SysRoot;
@@ -44,7 +44,7 @@ pub(super) struct Steps {
     /// Where sysfs and devices are.
     pub(super) root: SysRoot,
     /// Who we are to other agents.
-    pub(super) identity: Arc<Identity>,
+    pub(super) credentials: Credentials,
     /// The port other agents listen on.
     pub(super) port: u16,
     /// What is ours.
@@ -230,7 +230,8 @@ impl Steps {
                 wake.notify_one();
             }
         };
-        call(address, wanted.home.as_str(), &self.identity, import, on_wait).await.map_err(|error| match error {
+        let identity = self.credentials.get(on_wait).await;
+        call(address, wanted.home.as_str(), &identity, import, on_wait).await.map_err(|error| match error {
             // Says by itself who it was.
             LinkError::Denied { .. } => chain(&error),
             _ => format!("the agent of node {} cannot be called: {}", wanted.home, chain(&error)),

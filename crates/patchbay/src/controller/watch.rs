@@ -105,7 +105,8 @@ where
     events.filter_map(move |event| std::future::ready(note(event).map(|e| wrap(Delta::new(&e, read))))).boxed()
 }
 
-fn note<K: Resource<DynamicType = ()>>(event: watcher::Result<Event<K>>) -> Option<Event<K>> {
+/// Says what is wrong with a watch.
+pub(super) fn note<K: Resource<DynamicType = ()>>(event: watcher::Result<Event<K>>) -> Option<Event<K>> {
     let (kind, error) = match event {
         Ok(event) => return Some(event),
         Err(error) => (K::kind(&()), error),

@@ -251,7 +251,8 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
         target: named(to.name.as_str(), &to.uid),
     };
     let waits = |reason: String| tracing::debug!(%pod, %node, reason, "the other agent lets the move wait");
-    let socket = migrate(peer, node.as_str(), &moves.identity, request, waits).await.map_err(|error| match error {
+    let identity = moves.credentials.get(waits).await;
+    let socket = migrate(peer, node.as_str(), &identity, request, waits).await.map_err(|error| match error {
         // Says by itself who it was.
         LinkError::Denied { .. } => chain(&error),
         _ => format!("the agent of node {node} cannot be called: {}", chain(&error)),
