@@ -50,7 +50,7 @@ fn an_agent_without_modules_says_so_publishes_what_is_there_and_ends_in_order() 
     }
     // There is no controller: what needs a certificate waits, and nothing else does.
     agent.says("a certificate is asked for", SOON);
-    assert!(agent.has_said("until this node has a certificate"), "{:?}", agent.complaints());
+    assert!(agent.has_said("without a certificate this node"), "{:?}", agent.complaints());
     // A kubelet would find it, and call it.
     let sockets = [
         stage.folder().join(format!("kubelet/plugins_registry/{DRIVER}-reg.sock")),

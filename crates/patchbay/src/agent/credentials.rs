@@ -167,7 +167,7 @@ impl Keeper {
         self.tell.send_if_modified(|standing| {
             let news = standing.as_ref().err() != Some(&why);
             if news {
-                tracing::info!(why, "until this node has a certificate it neither calls other nodes nor answers them");
+                tracing::info!(why, "without a certificate this node neither calls other nodes nor answers them");
                 *standing = Err(why);
             }
             news
