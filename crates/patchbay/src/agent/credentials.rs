@@ -39,11 +39,14 @@ use files::{Files, Kept};
 /// The pause before another try after one that has failed: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// What was signed is not asked for again sooner, whatever is wrong with it: the ConfigMap may be late.
+/// After a certificate was signed no other one is asked for sooner, whatever is wrong with it: the ConfigMap may be late.
 const SETTLES: Duration = Duration::from_secs(10);
 
 /// So often the clock is looked at.
 const NET: Duration = Duration::from_secs(60);
+
+/// Why there is no other certificate yet, as long as nothing has failed.
+const UNANSWERED: &str = "the controller has not signed the request of this node yet";
 
 /// Keeps the certificate of a node.
 struct Keeper {
@@ -61,7 +64,7 @@ struct Keeper {
 /// Starts to keep the certificate of this node, with files in the folder `state`. `namespace` is that of the installation.
 pub(super) fn keep(node: &NodeName, client: &Client, namespace: &str, state: &Path) -> Credentials {
     let files = Files::new(state);
-    let missing = "the controller has not signed the request of this node yet".to_owned();
+    let missing = UNANSWERED.to_owned();
     let (tell, standing) = watch::channel(Err(missing.clone()));
     let kept = files.read();
     let mut keeper = Keeper { node: node.clone(), client: client.clone(), files, kept, tell, told: None, missing };
@@ -80,6 +83,9 @@ impl Keeper {
         let (mut again, mut pause) = (Instant::now(), PAUSES.0);
         loop {
             let plan = self.look();
+            if !plan.ask {
+                pause = PAUSES.0;
+            }
             if plan.ask && asking.is_none() && Instant::now() >= again {
                 asking = Some(self.ask().boxed());
             }
@@ -98,14 +104,13 @@ impl Keeper {
                         Ok(pair) => self.accept(pair).await,
                         Err(why) => Err(why),
                     };
-                    (again, pause) = match &result {
-                        Ok(()) => (Instant::now() + SETTLES, PAUSES.0),
-                        Err(_) => (Instant::now() + pause, (pause * 2).min(PAUSES.1)),
-                    };
-                    if let Err(why) = result {
-                        tracing::warn!(why, again = ?again.duration_since(Instant::now()), usable = plan.usable, "no new certificate");
-                        self.missing = why;
+                    // Until one is signed that nothing is wrong with, the next is asked for later and later.
+                    let rest = if result.is_ok() { pause.max(SETTLES) } else { pause };
+                    (again, pause) = (Instant::now() + rest, (pause * 2).min(PAUSES.1));
+                    if let Err(why) = &result {
+                        tracing::warn!(why, again = ?rest, usable = plan.usable, "no new certificate");
                     }
+                    self.missing = result.err().unwrap_or_else(|| UNANSWERED.to_owned());
                 }
                 () = sleep_until(wake) => {}
             }
@@ -114,8 +119,7 @@ impl Keeper {
 
     /// Looks at what there is, tells it if it is news, and says what is to be done.
     fn look(&mut self) -> Plan {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Seconds::try_from(now.as_secs()).unwrap_or(Seconds::MAX);
+        let now = now();
         let validity = self.kept.pair.as_ref().and_then(|pair| certificate::validity(pair).ok());
         let identity = self.identity();
         let held = validity.map(|validity| {
@@ -186,9 +190,25 @@ impl Keeper {
         true
     }
 
-    /// Takes over a certificate and its key.
+    /// Takes over a certificate and its key. One that is not valid by the clock of this node does not take the place of one
+    /// that is; it stays in its request, and is looked at again from there.
+    ///
+    /// # Errors
+    /// In words for people: it is none, or not valid now.
     async fn accept(&mut self, pair: String) -> Result<(), String> {
-        certificate::validity(&pair).map_err(|why| format!("what was signed is no certificate: {why}"))?;
+        let validity =
+            certificate::validity(&pair).map_err(|why| format!("what was signed is no certificate: {why}"))?;
+        let now = now();
+        if !validity.holds(now) {
+            let time = |at| jiff::Timestamp::from_second(at).unwrap_or_default();
+            return Err(format!(
+                "what was signed is valid from {} to {}, and the clock of this node says {}: one of the clocks of node and \
+                 controller is wrong",
+                time(validity.not_before),
+                time(validity.not_after),
+                time(now)
+            ));
+        }
         self.kept.pair = Some(pair.clone());
         self.store(move |files| files.accept(&pair)).await;
         Ok(())
@@ -216,6 +236,12 @@ async fn wait(asking: &mut Option<BoxFuture<'static, Result<String, String>>>) -
         Some(asking) => asking.await,
         None => std::future::pending().await,
     }
+}
+
+/// What the clock says.
+fn now() -> Seconds {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Seconds::try_from(now.as_secs()).unwrap_or(Seconds::MAX)
 }
 
 /// How long it is until a time.

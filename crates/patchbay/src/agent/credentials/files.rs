@@ -16,12 +16,19 @@ use patchbay_dra::atomic_file;
 use patchbay_link::PrivateKey;
 
 /// What is in the files. Others than the agent may have written them: nothing in them is taken for granted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Kept {
     /// Key and certificate, PEM.
     pub(super) pair: Option<String>,
     /// The authorities, PEM.
     pub(super) authorities: Option<String>,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let pair = self.pair.as_ref().map(|_| "secret");
+        f.debug_struct("Kept").field("pair", &pair).field("authorities", &self.authorities).finish()
+    }
 }
 
 /// The files.

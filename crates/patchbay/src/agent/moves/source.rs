@@ -27,6 +27,8 @@ use crate::vm::marks::LEFT;
 const API: Duration = Duration::from_secs(5);
 /// How long the other agent may take to accept: it waits for its QEMU.
 const CALL: Duration = Duration::from_secs(40);
+/// How long a certificate may take: less than [`CALL`], so that what is wrong with it is said.
+const CERTIFICATE: Duration = Duration::from_secs(20);
 /// A QEMU that has not answered for so long will not.
 const SILENT: Duration = Duration::from_secs(10);
 /// Before a step that has failed is tried again.
@@ -251,7 +253,7 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
         target: named(to.name.as_str(), &to.uid),
     };
     let waits = |reason: String| tracing::debug!(%pod, %node, reason, "the other agent lets the move wait");
-    let identity = moves.credentials.get(waits).await;
+    let identity = timeout(CERTIFICATE, moves.credentials.get(waits)).await.or_else(|_| moves.credentials.now())?;
     let socket = migrate(peer, node.as_str(), &identity, request, waits).await.map_err(|error| match error {
         // Says by itself who it was.
         LinkError::Denied { .. } => chain(&error),
