@@ -81,6 +81,8 @@ pub(super) struct Signer {
     keeper: Keeper,
     answers: Answers,
     leadership: tokio::sync::watch::Receiver<Leadership>,
+    /// It was certain that this one leads, when that was last looked at.
+    led: bool,
     /// Requests that are to be looked at.
     open: BTreeMap<String, CertificateSigningRequest>,
     /// The authorities are to be looked at by this time (seconds of the epoch).
@@ -95,6 +97,7 @@ impl Signer {
             keeper: Keeper::new(client, namespace),
             answers: Answers::new(client, trust::account(namespace)),
             leadership,
+            led: false,
             open: BTreeMap::new(),
             due: Seconds::MIN,
         }
@@ -109,10 +112,11 @@ impl Signer {
                     self.see(seen);
                     next = Instant::now();
                 }
-                // Another one may have written while this one did not lead.
+                // The lease is renewed every few seconds, which is no news.
                 Ok(()) = self.leadership.changed() => {
-                    self.due = Seconds::MIN;
-                    next = Instant::now();
+                    if !self.led && self.leadership.borrow_and_update().is_certain(Instant::now()) {
+                        next = Instant::now();
+                    }
                 }
                 () = tokio::time::sleep_until(next.into()) => {
                     next = Instant::now() + self.step().await;
@@ -131,7 +135,12 @@ impl Signer {
 
     /// Does what is to be done. Returns how long there is nothing else.
     async fn step(&mut self) -> Duration {
-        if !self.leadership.borrow().is_certain(Instant::now()) {
+        let leads = self.leadership.borrow().is_certain(Instant::now());
+        if !std::mem::replace(&mut self.led, leads) {
+            // Another one may have written while this one did not lead.
+            self.due = Seconds::MIN;
+        }
+        if !leads {
             return NET;
         }
         let now = Timestamp::now().as_second();
