@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use kube::api::PostParams;
 use kube::{Api, Client, Resource};
-use patchbay_api::{NodeUSBDevice, keys};
+use patchbay_api::{NodeUSBDevice, certificate_request, keys};
 use patchbay_core::DRIVER;
+use rcgen::{CertificateParams, KeyPair};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -31,6 +33,7 @@ const AGENT: &str = "system:serviceaccount:patchbay:agent";
 /// When one does not in time; the error says what the API server has answered instead.
 pub fn wait_in_force(admin: &Path) -> Result<()> {
     let (people, agent) = (connect(admin)?, connect_as(admin, Some(AGENT))?);
+    let foreign = foreign_request()?;
     wait_for("the admission policies to be in force", SOON, || {
         let claim = json!({"metadata": {"name": "probe", "labels": {keys::DEVICE: "probe"}}, "spec": {}});
         let pod = json!({
@@ -43,10 +46,19 @@ pub fn wait_in_force(admin: &Path) -> Result<()> {
             "apiVersion": keys::API_VERSION, "kind": "NodeUSBDevice", "metadata": {"name": "probe"}, "spec": {},
         });
         refuses("patchbay-agents", &Api::<ResourceSlice>::all(agent.clone()), slice)?;
+        refuses("patchbay-requests", &Api::<CertificateSigningRequest>::all(agent.clone()), foreign.clone())?;
         refuses("patchbay-devices", &Api::<NodeUSBDevice>::all(people.clone()), device)?;
         refuses("patchbay-pods", &default::<Pod>(&people), pod)?;
         refuses("patchbay-claims", &default::<ResourceClaim>(&people), claim)
     })
+}
+
+/// A request for a certificate of another signer than ours. What is no request at all is refused before any policy is asked.
+fn foreign_request() -> Result<Value> {
+    let request = CertificateParams::default().serialize_request(&KeyPair::generate()?)?.pem()?;
+    let mut object = certificate_request::build("probe", &request);
+    object.spec.signer_name = "example.org/probe".to_owned();
+    Ok(serde_json::to_value(object)?)
 }
 
 fn default<K>(client: &Client) -> Api<K>

@@ -17,7 +17,7 @@ pub const NAME: &str = "patchbay-ca";
 const BUNDLE: &str = "ca.crt";
 
 /// The texts of an authority.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Texts {
     /// Its name in the Secret.
     pub name: String,
@@ -25,6 +25,12 @@ pub struct Texts {
     pub certificate: String,
     /// Its key, PEM: a secret.
     pub key: String,
+}
+
+impl std::fmt::Debug for Texts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Texts").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// The authorities of a Secret, as far as they are whole.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::resource::v1::DeviceClass;
 use patchbay_api::{class, crds, installation, keys, rights};
 use patchbay_core::DRIVER;
+use patchbay_core::trust::SIGNER;
 use serde_json::{Value, json};
 
 fn manifest(name: &str) -> std::io::Result<String> {
@@ -86,7 +87,8 @@ fn policies_protect_what_the_code_names() {
     ];
     let labels = [format!("[\"{}\"]", keys::DEVICE), format!("[\"{}\", \"{}\"]", keys::TEMPLATE, keys::PORT)];
     let drivers = [format!("s.spec.driver == '{DRIVER}'"), format!("== \"{DRIVER}\"")];
-    for words in compared.chain([conditions]).chain(reported).chain(labels).chain(drivers) {
+    let signer = format!("object.spec.signerName == \"{SIGNER}\"");
+    for words in compared.chain([conditions, signer]).chain(reported).chain(labels).chain(drivers) {
         assert!(text.contains(&words), "{words}");
     }
     let statuses = crds::all().iter().map(|crd| format!("{}/status", crd.spec.names.plural)).collect::<Vec<_>>();
@@ -100,7 +102,7 @@ fn every_policy_is_bound_denies_and_fails_closed() {
     let of_kind = |kind: &str| objects.iter().filter(|o| o["kind"] == kind).cloned().collect::<Vec<_>>();
     let policies = of_kind("ValidatingAdmissionPolicy");
     let bindings = of_kind("ValidatingAdmissionPolicyBinding");
-    assert_eq!((policies.len(), objects.len()), (4, 8));
+    assert_eq!((policies.len(), objects.len()), (5, 10));
     for (policy, binding) in policies.iter().zip(&bindings) {
         assert_eq!(policy["spec"]["failurePolicy"], "Fail");
         assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
@@ -164,4 +166,14 @@ fn our_programs_are_installed_under_the_names_that_a_doctor_looks_for() {
         // So that the last words of a program that has ended are in its pod's status.
         assert_eq!(template["spec"]["containers"][0]["terminationMessagePolicy"], "FallbackToLogsOnError");
     }
+}
+
+#[test]
+fn the_controller_signs_for_the_signer_of_agents_and_for_no_other() {
+    let text = manifest("20-rbac.yaml").unwrap();
+    let roles: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    let rules = roles.iter().flat_map(|role| role["rules"].as_array().into_iter().flatten());
+    let signers: Vec<_> = rules.filter(|rule| rule["resources"] == serde_json::json!(["signers"])).collect();
+    assert_eq!(signers.len(), 1, "{signers:?}");
+    assert_eq!(signers[0]["resourceNames"], serde_json::json!([SIGNER]));
 }

@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use patchbay_api::keys;
+use patchbay_api::{certificate_request, keys};
 use patchbay_core::DRIVER;
+use patchbay_core::trust::SIGNER;
 use patchbay_lab::api::connect;
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
 use super::{MACHINE, Scene, answer, change, judge, make, pods, remove, report, says, with, within};
-use crate::stage::{eventually, get};
+use crate::stage::{Stage, eventually, get};
 
 /// A slice of the pool `pool`, with a device that says it is plugged into `node`.
 fn slice(pool: &str, node: &str) -> Value {
@@ -193,4 +196,26 @@ fn agents_report_their_condition_on_pods_of_their_own_node_and_nothing_else() {
         ("deletion of a pod", remove(&pods(&agent), &attachment), "cannot delete resource \"pods\"", plugged()),
     ]);
     scene.stage.check(&scene.controller);
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn agents_ask_for_certificates_of_agents_and_nothing_else() {
+    let stage = Stage::open();
+    let requests = Api::<CertificateSigningRequest>::all(connect(&stage.agent_of("node-1")).unwrap());
+    let text = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    let ask = |signer: &str| {
+        let mut object = certificate_request::build("probe", &text);
+        object.spec.signer_name = signer.to_owned();
+        make(&requests, serde_json::to_value(object).unwrap())
+    };
+    let words = "those of kubernetes.io/kube-apiserver-client are for others";
+    let approve = || {
+        let status = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "Mine"}]}});
+        answer(requests.patch_subresource("approval", "probe", &PatchParams::default(), &Patch::Merge(status)))
+    };
+    judge(vec![
+        ("a user of the API server", ask("kubernetes.io/kube-apiserver-client"), words, ask(SIGNER)),
+        ("its own approval", approve(), "cannot patch resource \"certificatesigningrequests/approval\"", ask(SIGNER)),
+    ]);
 }
