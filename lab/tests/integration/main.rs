@@ -45,4 +45,5 @@ mod moves;
 mod policies;
 mod ports;
 mod publisher;
+mod renewal;
 mod repairs;

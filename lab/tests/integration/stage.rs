@@ -74,11 +74,6 @@ impl Stage {
         self.client.clone()
     }
 
-    /// The administrator's kubeconfig.
-    pub(crate) fn administrator(&self) -> PathBuf {
-        self.plane.admin()
-    }
-
     /// The control plane, for faults.
     pub(crate) fn plane(&mut self) -> &mut Plane {
         &mut self.plane
