@@ -20,7 +20,7 @@ use crate::product::ACCOUNTS;
 /// The file in the folder of a lab's logs that holds what its roles grant.
 const GRANTED: &str = "rights.json";
 /// Verbs that are no requests of their own: the API server asks for them while it admits another one.
-const ASKED_BESIDES: &[&str] = &["arbitrary-node:patch"];
+const ASKED_BESIDES: &[&str] = &["arbitrary-node:patch", "approve", "sign"];
 
 /// Rights that no scenario uses, and where their use is shown.
 const SHOWN_ELSEWHERE: &[&str] = &[
@@ -104,10 +104,14 @@ impl Seen {
     fn line(&mut self, line: &str) {
         let Some(request) = Request::of_line(line) else { return };
         let Some(account) = request.account() else { return };
-        let right = right(account, &request.verb, &request.group, &request.resource);
+        let of = |verb: &str| right(account, verb, &request.group, &request.resource);
+        // What is applied and was not there is made, which takes another right.
+        if request.granted == Some(true) && request.verb == "patch" && request.code == 201 {
+            self.used.insert(of("create"));
+        }
         match request.granted {
-            Some(true) => self.used.insert(right),
-            Some(false) => self.refused.insert(right),
+            Some(true) => self.used.insert(of(&request.verb)),
+            Some(false) => self.refused.insert(of(&request.verb)),
             None => false,
         };
     }

@@ -36,7 +36,8 @@ pub const COMPONENT: &str = "app.kubernetes.io/component";
 pub const LEASE: &str = "patchbay-controller";
 
 /// The policies.
-pub const POLICIES: [&str; 4] = ["patchbay-agents", "patchbay-claims", "patchbay-devices", "patchbay-pods"];
+pub const POLICIES: [&str; 5] =
+    ["patchbay-agents", "patchbay-claims", "patchbay-devices", "patchbay-pods", "patchbay-requests"];
 
 /// What of `resource.k8s.io/v1` we need.
 pub const DRA: [&str; 5] =

@@ -7,7 +7,9 @@ use k8s_openapi::api::authorization::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use patchbay_core::DRIVER;
+use patchbay_core::trust::SIGNER;
 
+use crate::authorities;
 use crate::installation::{LEASE, NAMESPACE};
 use crate::keys::GROUP;
 
@@ -34,6 +36,7 @@ const fn rule(group: &'static str, resources: &'static [&'static str], verbs: &'
 
 const DRA: &str = "resource.k8s.io";
 const LEASES: &str = "coordination.k8s.io";
+const CERTIFICATES: &str = "certificates.k8s.io";
 
 /// What the controller needs.
 pub const CONTROLLER: &[Rule] = &[
@@ -53,8 +56,16 @@ pub const CONTROLLER: &[Rule] = &[
         &["patch"],
     ),
     rule("events.k8s.io", &["events"], &["create", "patch"]),
+    rule(CERTIFICATES, &["certificatesigningrequests"], &["get", "list", "watch"]),
+    rule(CERTIFICATES, &["certificatesigningrequests/approval", "certificatesigningrequests/status"], &["update"]),
+    Rule { object: Some(SIGNER), ..rule(CERTIFICATES, &["signers"], &["approve", "sign"]) },
     Rule { namespace: Some(NAMESPACE), ..rule(LEASES, &["leases"], &["create"]) },
     Rule { namespace: Some(NAMESPACE), object: Some(LEASE), ..rule(LEASES, &["leases"], &["get", "patch"]) },
+    Rule {
+        namespace: Some(NAMESPACE),
+        object: Some(authorities::NAME),
+        ..rule("", &["secrets", "configmaps"], &["get", "list", "watch", "create", "patch"])
+    },
 ];
 
 /// What an agent needs.
@@ -65,6 +76,12 @@ pub const AGENT: &[Rule] = &[
     rule(DRA, &["resourceslices"], &["list", "watch", "create", "update", "delete"]),
     rule(DRA, &["resourceclaims"], &["get"]),
     rule(GROUP, &["nodeusbdevices"], &["list", "watch"]),
+    rule(CERTIFICATES, &["certificatesigningrequests"], &["get", "watch", "create"]),
+    Rule {
+        namespace: Some(NAMESPACE),
+        object: Some(authorities::NAME),
+        ..rule("", &["configmaps"], &["list", "watch"])
+    },
 ];
 
 /// One verb on one resource.
