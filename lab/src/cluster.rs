@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::cache::Cache;
+use crate::command::Command;
 use crate::guest::Guest;
 use crate::kubectl::Kubectl;
 use crate::node::{Hardware, Node};
@@ -20,6 +21,9 @@ use crate::progress::{say, step};
 use crate::uml::{Disk, Machine};
 use crate::wait::wait_for;
 use crate::{api, bake, install, kubelet, leaks, logs, namespace, network, stock, wait};
+
+/// Time for a command of a person at the terminal, who may wait for something with it.
+const TYPED: Duration = Duration::from_secs(180);
 
 /// What kind of node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -175,6 +179,24 @@ impl Lab {
     /// When it fails; the error has what it said.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.kubectl.run(arguments)
+    }
+
+    /// What a person at the lab's terminal reads who types a command of the shell in this folder: kubectl and our plugin of it
+    /// are there. Complaints are shown when the command fails.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not end in three minutes.
+    pub fn typed(&self, command: &str, folder: &Path) -> Result<String> {
+        let line = format!("{{ {command}; }} 2>said || cat said");
+        let plugin = self.parts.kubectl_usb.parent().context("the plugin is in a folder")?;
+        let path = [&self.parts.bin, plugin, Path::new("/usr/bin"), Path::new("/bin")];
+        Command::new("sh", &self.kubectl.log)
+            .args(["-c", &line])
+            .env("KUBECONFIG", &self.kubectl.kubeconfig)
+            .env("PATH", std::env::join_paths(path)?)
+            .folder(folder)
+            .deadline(TYPED)
+            .text()
     }
 
     /// Applies objects given as YAML.

@@ -4,6 +4,7 @@ pub mod api;
 pub mod audit;
 pub mod bake;
 pub mod bench;
+pub mod book;
 pub mod cache;
 pub mod case;
 pub mod channel;

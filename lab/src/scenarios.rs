@@ -32,6 +32,7 @@ mod pods;
 mod processes;
 mod reading;
 mod replug;
+mod tasks;
 mod twins;
 
 /// Time for everything an attachment uses to be given back.
@@ -136,6 +137,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("twenty_claims_at_once_on_one_node_are_all_answered", crowd::twenty_claims_at_once),
         scenario("what_is_deleted_by_hand_comes_back_and_so_does_the_device", deleted::objects_come_back),
         scenario("absent_devices_that_nobody_has_assigned_are_forgotten", deleted::absent_devices_are_forgotten),
+        scenario("the_tasks_of_the_docs_go_as_they_are_written", tasks::go_as_they_are_written),
         scenario("devices_return_when_nodes_were_rebooted", outages::nodes_rebooted),
         large("a_home_node_out_of_reach_holds_up_only_its_own_devices", outages::home_node_out_of_reach),
         large("a_machine_of_a_dead_node_starts_elsewhere_with_its_device", dead::machine_and_device_of_dead_nodes),

@@ -1,0 +1,6 @@
+//! The pages of the documentation: where their links lead, and the tasks, done as they are written.
+
+pub mod links;
+pub mod page;
+pub mod play;
+pub mod same;
