@@ -13,6 +13,7 @@
 //! | [`host_use`] | what a device that its own node uses is kept from |
 //! | [`doctor`] | what is wrong with an installation |
 //! | [`home`] | who may have a device, and when it goes back to its host driver |
+//! | [`crowd`] | which of too many callers has to go |
 //! | [`trust`] | who is who: which certificates are signed, by whom, and when they are renewed |
 //!
 //! The vocabulary ([`names`], [`device`], [`speed`], [`age`]) makes illegal values unwritable: text is parsed once, at the edge.
@@ -20,6 +21,7 @@
 pub mod age;
 pub mod conditions;
 pub mod controller;
+pub mod crowd;
 pub mod device;
 pub mod doctor;
 pub mod home;

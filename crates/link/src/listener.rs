@@ -1,15 +1,18 @@
 //! The home agent's ear: accepts connections, verifies who calls, reads the request.
+//!
+//! Whoever calls and says nothing holds up nobody else: there are so many places for such callers, and when all are taken the
+//! crowd makes room for the next one ([`patchbay_core::crowd`]).
 
 use std::io::BufRead as _;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use patchbay_core::crowd::makes_room;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -20,10 +23,12 @@ use crate::incoming::Incoming;
 use crate::records::Records;
 use crate::{LinkError, Timing, tcp};
 
-/// Connections that have not said yet what they want. More of them wait in the kernel's queue.
+/// Connections that have not said yet what they want. For the next one another makes room ([`makes_room`]).
 const UNFINISHED: usize = 64;
 /// Requests that the agent has not picked up yet.
 const READY: usize = 64;
+/// What whoever calls beyond that is told.
+const BUSY: &str = "more calls than this node can answer at a time are waiting: it has to be called again";
 /// Pause after the system refused to accept, for example for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a rejected caller may take to hear why.
@@ -78,13 +83,9 @@ impl Listener {
 }
 
 async fn accept(listener: TcpListener, credentials: Credentials, ready: mpsc::Sender<Incoming>, timing: Timing) {
-    let unfinished = Arc::new(Semaphore::new(UNFINISHED));
+    let mut unfinished = Unfinished::default();
     let mut tasks = JoinSet::new();
     loop {
-        if unfinished.available_permits() == 0 {
-            tracing::warn!(limit = UNFINISHED, "too many unfinished calls, new ones wait");
-        }
-        let Ok(permit) = Arc::clone(&unfinished).acquire_owned().await else { return };
         while tasks.try_join_next().is_some() {}
         // Until then callers are in the kernel's queue.
         credentials.get(|why| tracing::debug!(why, "nobody is answered")).await;
@@ -98,18 +99,59 @@ async fn accept(listener: TcpListener, credentials: Credentials, ready: mpsc::Se
         };
         // It may have expired since; whoever has called does so again.
         let Ok(identity) = credentials.now() else { continue };
-        let (acceptor, ready) = (TlsAcceptor::from(Arc::clone(&identity.server)), ready.clone());
-        tasks.spawn(async move {
+        unfinished.make_room();
+        let (acceptor, ready) = (TlsAcceptor::from(identity.server.clone()), ready.clone());
+        let task = tasks.spawn(async move {
             match hear(tcp, peer, &acceptor, timing).await {
-                // The agent may be gone by now.
-                Ok(incoming) => drop(ready.send(incoming).await),
+                Ok(incoming) => match ready.try_send(incoming) {
+                    // The agent may be gone by now.
+                    Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+                    Err(mpsc::error::TrySendError::Full(incoming)) => {
+                        tracing::warn!(%peer, limit = READY, "too many calls wait for the agent");
+                        // Best effort: whoever does not listen calls again, too.
+                        drop(incoming.deny(BUSY).await);
+                    }
+                },
                 Err(error @ (LinkError::HungUp { .. } | LinkError::Broken { .. })) => {
                     tracing::debug!(%peer, %error, "a call ended before it began");
                 }
                 Err(error) => tracing::warn!(%peer, %error, "a call was rejected"),
             }
-            drop(permit);
         });
+        unfinished.add(peer.ip(), task);
+    }
+}
+
+/// Callers that have not said yet what they want: where they call from, and who hears them; those that came first, first.
+#[derive(Default)]
+struct Unfinished {
+    callers: Vec<(IpAddr, AbortHandle)>,
+    /// It has been said that there are too many.
+    full: bool,
+}
+
+impl Unfinished {
+    fn add(&mut self, from: IpAddr, task: AbortHandle) {
+        self.callers.push((from, task));
+    }
+
+    /// Hangs up on one of them if there are too many.
+    fn make_room(&mut self) {
+        self.callers.retain(|(_, task)| !task.is_finished());
+        if self.callers.len() < UNFINISHED {
+            self.full = false;
+            return;
+        }
+        let from: Vec<IpAddr> = self.callers.iter().map(|(from, _)| *from).collect();
+        if let Some(number) = makes_room(&from) {
+            let (from, task) = self.callers.remove(number);
+            task.abort();
+            // Once for each flood: what a stranger can do a thousand times a second is not written as often.
+            if !self.full {
+                tracing::warn!(limit = UNFINISHED, most_from = %from, "too many unfinished calls, the oldest of these are dropped");
+            }
+            self.full = true;
+        }
     }
 }
 
