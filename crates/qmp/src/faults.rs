@@ -22,6 +22,14 @@ fn wait_for_end(mut stream: UnixStream) {
     drop(stream.read_to_end(&mut rest));
 }
 
+/// Greets, and agrees to everything.
+fn negotiate(stream: &mut UnixStream) {
+    stream.write_all(GREETING.as_bytes()).unwrap();
+    let mut command = [0; 200];
+    let _negotiation = stream.read(&mut command).unwrap();
+    stream.write_all(b"{\"return\": {}, \"id\": 1}\n").unwrap();
+}
+
 /// A monitor that answers the first command after the negotiation with these lines.
 async fn answered(lines: &'static [&'static str]) -> (Monitor, Result<crate::Status, QmpError>) {
     let fake = Fake::answering(move |_, _, _| lines.iter().map(|&line| line.to_owned()).collect());
@@ -53,12 +61,34 @@ async fn an_endless_greeting_is_refused() {
 }
 
 #[tokio::test]
+async fn an_endless_answer_is_refused_and_closes_the_connection() {
+    let fake = Fake::raw(|mut stream| {
+        negotiate(&mut stream);
+        stream.write_all(b"{\"return\": {\"status\": \"").unwrap();
+        while stream.write_all(&[b'x'; 4096]).is_ok() {}
+    });
+    let monitor = fake.connect(PATIENCE).await.unwrap();
+    let failed = monitor.query_status().await;
+    let Err(QmpError::Closed { reason }) = failed else { panic!("{failed:?}") };
+    assert!(reason.contains("longer than 1048576 bytes"), "{reason}");
+}
+
+#[tokio::test]
+async fn endless_events_instead_of_an_answer_gain_no_time() {
+    let fake = Fake::raw(|mut stream| {
+        negotiate(&mut stream);
+        let event = format!("{}\n", deleted("usb-x")).repeat(100);
+        while stream.write_all(event.as_bytes()).is_ok() {}
+    });
+    let monitor = fake.connect(BRIEF * 5).await.unwrap();
+    let missed = timeout(PATIENCE, monitor.query_status()).await.unwrap();
+    assert!(matches!(missed, Err(QmpError::Timeout { command: "query-status", .. })), "{missed:?}");
+}
+
+#[tokio::test]
 async fn a_missed_answer_is_a_timeout_and_closes_the_connection() {
     let fake = Fake::raw(|mut stream| {
-        stream.write_all(GREETING.as_bytes()).unwrap();
-        let mut command = [0; 200];
-        let _negotiation = stream.read(&mut command).unwrap();
-        stream.write_all(b"{\"return\": {}, \"id\": 1}\n").unwrap();
+        negotiate(&mut stream);
         wait_for_end(stream);
     });
     let monitor = fake.connect(BRIEF).await.unwrap();
@@ -121,10 +151,7 @@ async fn the_end_of_qemu_wakes_who_waits_for_it() {
 async fn dropping_the_last_handle_hangs_up() {
     let (ended, wait) = tokio::sync::oneshot::channel();
     let fake = Fake::raw(move |mut stream| {
-        stream.write_all(GREETING.as_bytes()).unwrap();
-        let mut command = [0; 200];
-        let _negotiation = stream.read(&mut command).unwrap();
-        stream.write_all(b"{\"return\": {}, \"id\": 1}\n").unwrap();
+        negotiate(&mut stream);
         wait_for_end(stream);
         ended.send(()).unwrap();
     });

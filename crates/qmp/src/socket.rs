@@ -20,8 +20,8 @@ pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, QmpError> {
     let open = |source: io::Error| QmpError::Open { path: socket.to_owned(), source: Arc::new(source) };
     let name = socket.file_name().ok_or_else(|| open(io::ErrorKind::InvalidInput.into()))?;
     let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| open(errno.into()))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty()).map_err(|errno| open(errno.into()))?;
     let inode = inode(rustix::fd::AsFd::as_fd(&folder), Path::new(name), socket)?;
     dial(&inode, socket).await
 }
@@ -78,6 +78,26 @@ mod tests {
         std::fs::write(folder.path().join("qmp.sock"), "").unwrap();
         assert!(matches!(connect(&folder.path().join("qmp.sock")).await, Err(QmpError::NotASocket { .. })));
         assert!(matches!(connect(&folder.path().join("none")).await, Err(QmpError::Open { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_fifo_in_the_place_of_the_socket_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        // Whoever opened it like a file would wait for the other end for ever.
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join("qmp.sock"), Mode::RUSR | Mode::WUSR).unwrap();
+        let socket = folder.path().join("qmp.sock");
+        let refused = tokio::time::timeout(std::time::Duration::from_secs(5), connect(&socket)).await.unwrap();
+        assert!(matches!(refused, Err(QmpError::NotASocket { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_link_in_the_place_of_the_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("theirs")).unwrap();
+        let _listener = UnixListener::bind(folder.path().join("theirs/qmp.sock")).unwrap();
+        std::os::unix::fs::symlink("theirs", folder.path().join("run")).unwrap();
+        assert!(matches!(connect(&folder.path().join("run/qmp.sock")).await, Err(QmpError::Open { .. })));
+        connect(&folder.path().join("theirs/qmp.sock")).await.unwrap();
     }
 
     #[tokio::test]
