@@ -14,6 +14,11 @@ use crate::stage::{SOON, Stage, eventually, get};
 
 /// Starts the agent of node-1.
 pub(crate) fn start(stage: &Stage, fixture: &Fixture) -> Running {
+    start_on(stage, fixture, free_port().unwrap())
+}
+
+/// The same, with the port on which other agents call it.
+pub(crate) fn start_on(stage: &Stage, fixture: &Fixture, port: u16) -> Running {
     let path = |name: &str| stage.folder().join(name).display().to_string();
     let arguments = [
         "agent".to_owned(),
@@ -23,7 +28,7 @@ pub(crate) fn start(stage: &Stage, fixture: &Fixture) -> Running {
         format!("--cdi={}", path("cdi")),
         format!("--state={}", path("state")),
         "--namespace=patchbay".to_owned(),
-        format!("--port={}", free_port().unwrap()),
+        format!("--port={port}"),
         format!("--health-port={}", free_port().unwrap()),
     ];
     Running::agent(stage, "node-1", &arguments.each_ref().map(String::as_str))
