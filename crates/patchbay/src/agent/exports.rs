@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
+use patchbay_core::crowd::too_many;
 use patchbay_core::device::PortPath;
 use patchbay_core::home::{Request, Verdict, authorise, no_room};
 use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, Namespace, NodeName, Uid};
@@ -103,17 +104,51 @@ impl Drop for Contender<'_> {
     }
 }
 
+/// How many calls of each node are being answered.
+type Counts = Mutex<BTreeMap<String, usize>>;
+
+/// A call of a node, counted until the value is dropped.
+struct Counted<'a>(&'a Counts, String);
+
+impl<'a> Counted<'a> {
+    /// Counts one more call of a node.
+    ///
+    /// # Errors
+    /// Why it may have no more.
+    fn of(counts: &'a Counts, peer: &str) -> Result<Self, String> {
+        let mut all = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(peer.to_owned()).or_default();
+        too_many(peer, *count).map_or(Ok(()), Err)?;
+        *count += 1;
+        Ok(Self(counts, peer.to_owned()))
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count = count.saturating_sub(1);
+        }
+        all.retain(|_, count| *count > 0);
+    }
+}
+
 /// Answers calls for ever.
 pub(super) async fn serve(exports: Arc<Exports>, mut listener: Listener) {
-    let calls = Arc::new(Semaphore::new(MAX_CALLS));
+    let (calls, counts) = (Arc::new(Semaphore::new(MAX_CALLS)), Arc::new(Counts::default()));
     for number in 0u64.. {
         let incoming = listener.accept().await;
         // Beyond the bound callers wait in the listener's own.
         let Ok(permit) = calls.clone().acquire_owned().await else { return };
-        let exports = exports.clone();
+        let (exports, counts) = (exports.clone(), counts.clone());
         tokio::spawn(async move {
             let peer = incoming.peer_node().to_owned();
-            if let Err(error) = exports.answer(incoming, number).await {
+            let answered = match Counted::of(&counts, &peer) {
+                Ok(_counted) => exports.answer(incoming, number).await,
+                Err(why) => incoming.deny(&why).await,
+            };
+            if let Err(error) = answered {
                 tracing::info!(peer, error = chain(&error), "call ended");
             }
             drop(permit);
@@ -365,5 +400,24 @@ impl Exports {
             }
         }
         Err("the kernel does not finish resetting the device: pull it out and put it back".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use patchbay_core::crowd::MAX_OF_ONE_NODE;
+
+    use super::*;
+
+    #[test]
+    fn the_calls_of_a_node_are_counted_while_they_last_and_hold_up_no_other_node() {
+        let counts = Counts::default();
+        let mut calls: Vec<_> = (0..MAX_OF_ONE_NODE).map(|_| Counted::of(&counts, "node-2").unwrap()).collect();
+        assert!(Counted::of(&counts, "node-2").is_err_and(|why| why.contains("node-2")));
+        let other = Counted::of(&counts, "node-3").unwrap();
+        calls.pop();
+        calls.push(Counted::of(&counts, "node-2").unwrap());
+        drop((calls, other));
+        assert!(counts.lock().unwrap().is_empty());
     }
 }
