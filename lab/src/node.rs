@@ -358,6 +358,19 @@ impl Node {
         self.switch.cut(self.port(), other.port());
     }
 
+    /// Begins to record what passes the switch, of all nodes and the control plane.
+    pub fn record(&self) {
+        self.switch.record();
+    }
+
+    /// Ends that: all frames since, one after the other.
+    ///
+    /// # Errors
+    /// When nothing was recorded, or too much.
+    pub fn recorded(&self) -> Result<Vec<u8>> {
+        self.switch.recorded()
+    }
+
     /// Mends the way between it and another node.
     pub fn heal_from(&self, other: &Node) {
         self.switch.heal(self.port(), other.port());

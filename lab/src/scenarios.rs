@@ -34,6 +34,7 @@ mod reading;
 mod replug;
 mod tasks;
 mod twins;
+mod wiretap;
 
 /// Time for everything an attachment uses to be given back.
 const SETTLE: Duration = Duration::from_secs(30);

@@ -1,7 +1,8 @@
 //! The lab's network: a learning Ethernet switch. Its ports are cables to nodes (datagram sockets, one frame each) and the
-//! tap device that is the namespace itself.
+//! tap device that is the namespace itself. It can record what passes.
 //!
-//! Invariants: a frame is dropped rather than waited for; a node that is off keeps its cable; no frame passes a cut.
+//! Invariants: a frame is dropped rather than waited for; a node that is off keeps its cable; no frame passes a cut; a recording
+//! has every frame that a port has sent while it was made.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -19,6 +20,8 @@ use rustix::net::{RecvFlags, recv, sockopt};
 const BUFFER: usize = 4 << 20;
 /// More than any frame.
 const FRAME: usize = 70_000;
+/// The most that is recorded, in bytes.
+const TAPE: usize = 512 << 20;
 /// How many frames of one port are taken before the next port's turn.
 const BURST: usize = 64;
 
@@ -27,11 +30,19 @@ pub type Port = usize;
 
 type Address = [u8; 6];
 
+/// What the switch shares with those who use it.
+#[derive(Default)]
+struct Shared {
+    cuts: Mutex<HashSet<(Port, Port)>>,
+    /// All frames one after the other, while somebody records.
+    tape: Mutex<Option<Vec<u8>>>,
+}
+
 /// A running switch. Dropping it ends it, and frees the tap device.
 pub struct Switch {
     /// The nodes' ends. They are kept open here, so that a cable survives its node.
     ends: Vec<OwnedFd>,
-    cuts: Arc<Mutex<HashSet<(Port, Port)>>>,
+    shared: Arc<Shared>,
     /// The thread, and the pipe whose end is its end.
     thread: Option<(JoinHandle<()>, PipeWriter)>,
 }
@@ -55,11 +66,11 @@ impl Switch {
             ends.push(OwnedFd::from(theirs));
         }
         ports.push(OwnedFd::from(tap));
-        let cuts = Arc::new(Mutex::new(HashSet::new()));
-        let seen = Arc::clone(&cuts);
+        let shared = Arc::new(Shared::default());
+        let seen = Arc::clone(&shared);
         let (end, held) = std::io::pipe()?;
         let thread = std::thread::Builder::new().name("switch".into()).spawn(move || forward(&ports, &end, &seen))?;
-        Ok(Self { ends, cuts, thread: Some((thread, held)) })
+        Ok(Self { ends, shared, thread: Some((thread, held)) })
     }
 
     /// The node's end of a cable, without what was on it when the node was off.
@@ -89,7 +100,26 @@ impl Switch {
     }
 
     fn cuts(&self) -> std::sync::MutexGuard<'_, HashSet<(Port, Port)>> {
-        self.cuts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.cuts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to record all frames, from the beginning of an empty tape.
+    pub fn record(&self) {
+        *self.tape() = Some(Vec::new());
+    }
+
+    /// Ends that: all frames since, one after the other, each from its Ethernet header on.
+    ///
+    /// # Errors
+    /// When nothing was recorded, or there was more than fits.
+    pub fn recorded(&self) -> Result<Vec<u8>> {
+        let tape = self.tape().take().context("the switch has recorded nothing")?;
+        anyhow::ensure!(tape.len() < TAPE, "the recording has no end: more than {TAPE} bytes have passed the switch");
+        Ok(tape)
+    }
+
+    fn tape(&self) -> std::sync::MutexGuard<'_, Option<Vec<u8>>> {
+        self.shared.tape.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,7 +146,7 @@ fn route(table: &HashMap<Address, Port>, frame: &[u8], from: Port, ports: usize)
 }
 
 /// Forwards until the other end of the pipe is closed.
-fn forward(ports: &[OwnedFd], end: &PipeReader, cuts: &Mutex<HashSet<(Port, Port)>>) {
+fn forward(ports: &[OwnedFd], end: &PipeReader, shared: &Shared) {
     let mut table: HashMap<Address, Port> = HashMap::new();
     let mut buffer = vec![0; FRAME];
     loop {
@@ -135,8 +165,12 @@ fn forward(ports: &[OwnedFd], end: &PipeReader, cuts: &Mutex<HashSet<(Port, Port
                 let frame = buffer.get(..length).unwrap_or_default();
                 let Some(sender) = frame.get(6..12).and_then(|s| s.first_chunk::<6>()) else { continue };
                 table.insert(*sender, from);
+                if let Some(tape) = shared.tape.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                    let room = TAPE.saturating_sub(tape.len());
+                    tape.extend_from_slice(frame.get(..room).unwrap_or(frame));
+                }
                 for to in route(&table, frame, from, ports.len()) {
-                    deliver(ports.get(to).map(AsFd::as_fd), frame, cuts, from, to);
+                    deliver(ports.get(to).map(AsFd::as_fd), frame, &shared.cuts, from, to);
                 }
             }
         }
@@ -195,6 +229,22 @@ mod tests {
         switch.heal(0, 1);
         nodes[0].send(&frame(0xff, 1)).unwrap();
         assert_eq!(heard(&nodes[1]), Some(frame(0xff, 1)));
+    }
+
+    #[test]
+    fn a_recording_has_the_frames_that_were_sent_while_it_was_made() {
+        let (switch, nodes, _tap) = three();
+        assert!(switch.recorded().is_err());
+        let pass = |frame: Vec<u8>| {
+            nodes[0].send(&frame).unwrap();
+            assert_eq!(heard(&nodes[1]), Some(frame));
+        };
+        pass(frame(2, 1));
+        switch.record();
+        pass(frame(2, 3));
+        pass(frame(2, 4));
+        assert_eq!(switch.recorded().unwrap(), [frame(2, 3), frame(2, 4)].concat());
+        assert!(switch.recorded().is_err());
     }
 
     #[test]

@@ -1,17 +1,25 @@
-//! USB/IP sessions that are none of ours: ports that others use are left to them.
+//! USB/IP that is none of ours: ports that others use are left to them, and what they send can be read on the network, where
+//! what we send cannot; the stock tools get nothing from our nodes.
 
 use anyhow::{Context, Result, ensure};
 
 use super::limits::{give_back, wait_offered};
+use super::wiretap::{BEGIN, DESCRIPTOR, read_along};
 use crate::case::{BOOT, Case, SOON};
 use crate::cluster::Lab;
-use crate::node::Node;
+use crate::node::{COMMAND, Node};
 use crate::stick::Stick;
 
 const HOST: &str = "/sys/bus/usb/drivers/usbip-host";
 const VHCI: &str = "/sys/devices/platform/vhci_hcd.0";
 /// The TCP port of a session.
 const TCP: u16 = 3240;
+
+/// The TCP port of our agents.
+const AGENT: u16 = 3241;
+/// Shell script that prints the disk of the device with a serial number, as its node knows it.
+const DISK: &str =
+    "ls -d $(grep -lx SERIAL /sys/bus/usb/devices/*/serial | sed 's,/serial$,,')/*:*/host*/target*/*:*/block/*";
 
 /// A SuperSpeed port of a node, as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,8 +116,45 @@ impl<'l> ByHand<'l> {
     }
 }
 
+/// Reads the begin of the disk that was borrowed by hand, as its node does by itself sooner or later.
+fn read_theirs(lab: &Lab, importer: &Node, stick: &Stick) -> Result<()> {
+    let find = DISK.replace("SERIAL", stick.serial.as_deref().unwrap_or_default());
+    lab.wait_for("the disk that was borrowed by hand", SOON, || {
+        importer
+            .run(&format!("dd if=/dev/$(basename $({find})) of=/dev/null bs=4096 count=1"))
+            .map_err(|e| format!("{e:#}"))
+    })
+    .map(drop)
+}
+
+/// The stock tools and their bytes, from another node: nobody listens on their port, and our agent tells them nothing.
+fn stock_clients_get_nothing(home: &Node, importer: &Node, place: &str) -> Result<()> {
+    let ip = home.ip();
+    let listening = home.run("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; true")?;
+    let hex = |port: u16| format!(":{port:04X} 0");
+    let listens = |port: u16| listening.lines().any(|line| line.contains(&hex(port)) && line.contains(" 0A "));
+    ensure!(!listens(TCP) && listens(AGENT), "who listens on {}:\n{listening}", home.name());
+    // OP_REQ_DEVLIST: its answer has twelve bytes and more. An alert of TLS has seven.
+    let ask = format!("printf '\\001\\021\\200\\005\\000\\000\\000\\000' | timeout 10 nc {ip} {AGENT} | wc -c");
+    let said = importer.run(&ask)?;
+    ensure!(said.trim().parse::<usize>().is_ok_and(|bytes| bytes <= 7), "a stranger is told {said} bytes");
+    if importer.sh("command -v usbip", COMMAND)?.code != 0 {
+        return Ok(());
+    }
+    // The tool itself works.
+    importer.run("usbip version")?;
+    for tool in [format!("usbip --tcp-port {AGENT}"), "usbip".to_owned()] {
+        let listed = importer.sh(&format!("timeout 20 {tool} list -r {ip} 2>&1"), COMMAND)?;
+        ensure!(listed.code != 0 && !listed.text().contains(place), "{tool} lists: {}", listed.text());
+        let attached = importer.sh(&format!("timeout 20 {tool} attach -r {ip} -b {place} 2>&1"), COMMAND)?;
+        ensure!(attached.code != 0, "{tool} attaches: {}", attached.text());
+    }
+    Ok(())
+}
+
 /// A port that somebody uses by hand is not offered, and their session never touched, not even by an agent that starts anew.
 /// When they take the very port that was allocated for a device which is absent just then, that device waits and says so.
+/// Whoever reads along on the network reads their stick, and nothing of ours.
 pub(super) fn ports_of_theirs_are_not_offered(lab: &Lab) -> Result<()> {
     let case = Case::begin(lab, "outsiders")?;
     let (ours, theirs) = (Stick::new("ours"), Stick::new("theirs"));
@@ -117,13 +162,27 @@ pub(super) fn ports_of_theirs_are_not_offered(lab: &Lab) -> Result<()> {
     let (other, _) = case.plug("node-1", &theirs)?;
     case.assign(&device, "outsiders")?;
     let place = lab.kubectl(&["get", "nodeusbdevice", &other, "-o", "jsonpath={.status.attributes.portPath}"])?;
-    let by_hand = ByHand::bind(lab.node("node-1")?, lab.node("node-2")?, place)?;
+    let (home, importer) = (lab.node("node-1")?, lab.node("node-2")?);
+    let by_hand = ByHand::bind(home, importer, place)?;
 
+    home.record();
     let session = by_hand.attach(lab, "usb3-0")?;
     wait_offered(lab, "node-2", 0..8, 1..9)?;
     let mut guest = case.vm("linux-vm", "node-2", &[&device])?;
     let serial = ours.serial.as_deref().unwrap_or_default();
     ensure!(guest.sha256(serial, BOOT)? == ours.sha256(), "the guest reads something else than the stick holds");
+    read_theirs(lab, importer, &theirs)?;
+    let tape = home.recorded()?;
+    ensure!(tape.len() > ours.image().len(), "{} bytes: the recording lacks what the guest has read", tape.len());
+    let control = read_along(&tape, &theirs);
+    ensure!(
+        [DESCRIPTOR, BEGIN].iter().all(|secret| control.contains(secret)),
+        "of a session in clear was read: {control:?}"
+    );
+    let leaked = read_along(&tape, &ours);
+    ensure!(leaked.is_empty(), "whoever reads along learns of our device: {leaked:?}");
+    let lent = lab.kubectl(&["get", "nodeusbdevice", &device, "-o", "jsonpath={.status.attributes.portPath}"])?;
+    stock_clients_get_nothing(home, importer, &lent)?;
     let port = by_hand.ours(&session)?;
     // Its DaemonSet makes a new one at once; a container that is killed again and again would be kept waiting.
     let agent = "app.kubernetes.io/component=agent";
