@@ -45,3 +45,6 @@ pub mod told;
 pub mod tree;
 pub mod uml;
 pub mod wait;
+
+#[cfg(test)]
+mod attacks;

@@ -177,3 +177,47 @@ fn the_controller_signs_for_the_signer_of_agents_and_for_no_other() {
     assert_eq!(signers.len(), 1, "{signers:?}");
     assert_eq!(signers[0]["resourceNames"], serde_json::json!([SIGNER]));
 }
+
+#[test]
+fn every_privilege_of_the_agent_is_listed_with_a_reason_and_no_other_is() {
+    let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/security.md");
+    let text = std::fs::read_to_string(docs).unwrap();
+    let section = text.split("### What the agent may do on its node").nth(1).unwrap().split("\n#").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut listed = Vec::new();
+    for row in rows {
+        let (what, why) = row.split_once("` | ").unwrap();
+        assert!(why.len() > 20, "no reason for {what}");
+        listed.push(what.to_owned());
+    }
+    listed.sort();
+    let agent: Value = serde_saphyr::from_str(&manifest("50-agent.yaml").unwrap()).unwrap();
+    let spec = &agent["spec"]["template"]["spec"];
+    let [container] = spec["containers"].as_array().unwrap().as_slice() else { panic!("one container") };
+    let mut has = Vec::new();
+    for (field, value) in spec.as_object().unwrap() {
+        if field.starts_with("host") && *value == json!(true) {
+            has.push(field.clone());
+        }
+    }
+    for (field, value) in container["securityContext"].as_object().unwrap() {
+        has.push(format!("{field}: {value}"));
+    }
+    for port in container["ports"].as_array().into_iter().flatten() {
+        has.push(format!("hostPort: {}", port["hostPort"]));
+    }
+    for volume in spec["volumes"].as_array().unwrap() {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["name"] == volume["name"]).unwrap();
+        let mode = if mount["readOnly"] == json!(true) { " (to read)" } else { "" };
+        has.push(format!("{}{mode}", volume["hostPath"]["path"].as_str().unwrap()));
+    }
+    if spec["priorityClassName"] == "system-node-critical" {
+        has.push("system-node-critical".to_owned());
+    }
+    if spec["tolerations"] == json!([{"operator": "Exists"}]) {
+        has.push("tolerates all taints".to_owned());
+    }
+    has.sort();
+    assert_eq!(listed, has);
+}
