@@ -284,6 +284,20 @@ pub fn held(seen: &Observed) -> Held {
     }
 }
 
+/// The devices of this node that a guest or pod of it has, or is to get: its drivers have to be let at them. `plugging` are
+/// the addresses of devices that are being handed over to guests since before this look, wanted or not.
+pub fn used_here(seen: &Observed, plugging: &BTreeSet<BusAddress>) -> BTreeSet<DeviceName> {
+    let local = |source: &Source| match source {
+        Source::Local { device } => Some(device.clone()),
+        Source::Remote { .. } => None,
+    };
+    let wanted = seen.attachments.values().filter(|a| a.wanted).filter_map(|a| a.source.as_ref());
+    let asked = wanted.chain(seen.pods.values()).filter_map(local);
+    let has = |address: &BusAddress| plugging.contains(address) || in_any_guest(seen, *address);
+    let in_guest = seen.local.iter().filter(|(_, address)| has(address));
+    asked.chain(in_guest.map(|(name, _)| name.clone())).collect()
+}
+
 fn in_any_guest(seen: &Observed, address: BusAddress) -> bool {
     seen.machines.values().flatten().any(|p| p.address == Some(address))
 }

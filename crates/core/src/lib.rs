@@ -11,6 +11,7 @@
 //! | [`importer`] | what the agent does on the node where a device is used |
 //! | [`migration`] | what the agents do when a machine moves to another node |
 //! | [`host_use`] | what a device that its own node uses is kept from |
+//! | [`custody`] | when the drivers of its node have a device that is lent to nobody |
 //! | [`doctor`] | what is wrong with an installation |
 //! | [`home`] | who may have a device, and when it goes back to its host driver |
 //! | [`crowd`] | which of too many callers has to go |
@@ -22,6 +23,7 @@ pub mod age;
 pub mod conditions;
 pub mod controller;
 pub mod crowd;
+pub mod custody;
 pub mod device;
 pub mod doctor;
 pub mod home;

@@ -11,7 +11,7 @@ use crate::api::Api;
 use crate::kernel::Node;
 use crate::scenario::Scenario;
 use crate::steps::Steps;
-use crate::{clock, controller, exporter, fault, garbage, importer, kernel, kubelet, pods, scheduler, user};
+use crate::{clock, controller, custody, exporter, fault, garbage, importer, kernel, kubelet, pods, scheduler, user};
 
 /// A world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,8 @@ impl Cluster {
             steps.only_first();
             return steps;
         }
-        exporter::steps(self, &mut steps);
+        exporter::steps(self, scenario, &mut steps);
+        custody::steps(self, scenario, &mut steps);
         importer::steps(self, scenario, &mut steps);
         controller::steps(self, scenario, &mut steps);
         clock::steps(self, &mut steps);

@@ -9,10 +9,12 @@ use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 
 use crate::api::Api;
 use crate::cluster::Cluster;
+use crate::custody;
 use crate::importer::{Call, observe};
 use crate::kernel::{Binding, Local, Node};
 use crate::laws;
 use crate::pods::{Record, State};
+use crate::scenario::Scenario;
 use crate::steps::Steps;
 
 /// What the API server says about a request to the agent of `home`.
@@ -51,7 +53,7 @@ pub fn evidence(api: &Api, home: &NodeName, request: &Request) -> Evidence {
 }
 
 /// The steps of the agents as exporters.
-pub fn steps(cluster: &Cluster, steps: &mut Steps) {
+pub fn steps(cluster: &Cluster, scenario: &Scenario, steps: &mut Steps) {
     for (home, node) in &cluster.nodes {
         publish(cluster, home, steps);
         for (caller, other) in &cluster.nodes {
@@ -61,7 +63,7 @@ pub fn steps(cluster: &Cluster, steps: &mut Steps) {
         }
         for (device, local) in &node.plugged {
             if let Some(binding) = &local.binding {
-                keep(cluster, home, device, binding, steps);
+                keep(cluster, scenario, (home, device), binding, steps);
             }
         }
     }
@@ -126,7 +128,7 @@ fn answer(cluster: &Cluster, home: &NodeName, caller: &NodeName, uid: &Uid, call
                 Binding { request: Some(call.request.clone()), granting: Some((caller.clone(), uid.clone())) };
             next.change(home, |n| {
                 if let Some(local) = n.plugged.get_mut(device) {
-                    local.binding = Some(binding);
+                    (local.binding, local.withheld) = (Some(binding), false);
                 }
             });
             steps.quiet(|| format!("{home}'s agent grants {device} to {caller}"), next);
@@ -145,8 +147,14 @@ fn answer(cluster: &Cluster, home: &NodeName, caller: &NodeName, uid: &Uid, call
     }
 }
 
-/// One bound device: sessions without right end, unused devices go back to their own driver.
-fn keep(cluster: &Cluster, home: &NodeName, device: &DeviceName, binding: &Binding, steps: &mut Steps) {
+/// One bound device: sessions without right end, unused devices go to their own driver, or to nobody.
+fn keep(
+    cluster: &Cluster,
+    scenario: &Scenario,
+    (home, device): (&NodeName, &DeviceName),
+    binding: &Binding,
+    steps: &mut Steps,
+) {
     let mut next = cluster.clone();
     if let Some((caller, uid)) = &binding.granting {
         if cluster.node(caller).is_some_and(|n| n.agent.calls.get(uid).is_some_and(|c| c.home == *home)) {
@@ -171,8 +179,10 @@ fn keep(cluster: &Cluster, home: &NodeName, device: &DeviceName, binding: &Bindi
         }
         Keeping::Release => {
             next.end_session(home, device);
-            change(&mut next, home, device, |local| local.binding = None);
-            steps.quiet(|| format!("{home}'s agent gives {device} back to its driver"), next);
+            let withheld = custody::withheld(cluster, scenario, home, device);
+            change(&mut next, home, device, |local| (local.binding, local.withheld) = (None, withheld));
+            let to = if withheld { "nobody" } else { "its driver" };
+            steps.quiet(|| format!("{home}'s agent gives {device} back to {to}"), next);
         }
     }
 }

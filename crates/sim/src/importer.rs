@@ -180,6 +180,7 @@ pub fn perform(cluster: &mut Cluster, name: &NodeName, action: &Action) {
             n.agent.calls.remove(user);
         }),
         Action::Plug { attachment, vm_pod, device, address } => cluster.change(name, |n| {
+            n.open(*address);
             let there = n.behind(name, *address).is_some();
             match n.machines.get_mut(&vm_pod.uid).filter(|_| there) {
                 Some(machine) => machine.plug(device.clone(), *address),

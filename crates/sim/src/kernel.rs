@@ -43,8 +43,17 @@ pub struct Node {
 pub struct Local {
     /// What sysfs says of it.
     pub device: Device,
-    /// Its binding to usbip-host; None when its own driver has it.
+    /// Its binding to usbip-host; None when its own driver has it, or nobody.
     pub binding: Option<Binding>,
+    /// It is kept from the drivers of the node: nobody there can use it.
+    pub withheld: bool,
+}
+
+impl Local {
+    /// The drivers of the node may have it.
+    fn is_open(&self) -> bool {
+        self.binding.is_none() && !self.withheld
+    }
 }
 
 /// A device that is bound to usbip-host.
@@ -83,9 +92,14 @@ pub struct Session {
 impl Node {
     /// The physical device behind an address of this node's kernel: its home and its name.
     pub fn behind<'n>(&'n self, here: &'n NodeName, address: BusAddress) -> Option<(&'n NodeName, &'n DeviceName)> {
-        let own = self.plugged.iter().find(|(_, l)| l.device.attributes.address == address && l.binding.is_none());
+        let own = self.plugged.iter().find(|(_, l)| l.device.attributes.address == address && l.is_open());
         let imported = self.ports.values().filter_map(|p| p.session.as_ref()).find(|s| s.address == Some(address));
         own.map(|(name, _)| (here, name)).or_else(|| imported.map(|s| (&s.home, &s.device)))
+    }
+
+    /// Lets the drivers of the node have its device with this address, if it is one of its own.
+    pub fn open(&mut self, address: BusAddress) {
+        self.plugged.values_mut().filter(|l| l.device.attributes.address == address).for_each(|l| l.withheld = false);
     }
 
     /// A device number on `bus` that nothing mentions: the kernel counts up, so a number never means two devices.
@@ -130,7 +144,7 @@ impl Cluster {
         self.in_hand.remove(&device.name);
         self.change(node, |n| {
             device.attributes.address = n.number(1);
-            n.plugged.insert(device.name.clone(), Local { device, binding: None });
+            n.plugged.insert(device.name.clone(), Local { device, binding: None, withheld: false });
         });
     }
 }

@@ -10,6 +10,7 @@
 //! | [`controller`] | the controller's shell: plans, and carries its plan out action by action |
 //! | [`importer`] | the agent's loop on the node where devices are used |
 //! | [`exporter`] | the agent's loop on the node where devices are plugged in |
+//! | [`custody`] | the same agent, about devices that are not lent |
 //! | [`kernel`] | usbip-host, vhci ports, sessions, cables |
 //! | [`qemu`] | what is in the guests |
 //! | [`scheduler`], [`kubelet`], [`garbage`] | Kubernetes: allocation, preparation, owner references |
@@ -25,6 +26,7 @@ pub mod api;
 pub mod clock;
 pub mod cluster;
 pub mod controller;
+pub mod custody;
 pub mod explorer;
 pub mod exporter;
 pub mod fault;

@@ -46,6 +46,8 @@ pub struct Scenario {
     pub prompt: bool,
     /// Ordinary pods use devices too.
     pub pods: bool,
+    /// Devices that are assigned are kept from the drivers of their nodes while nobody uses them.
+    pub custody: bool,
     /// What the controller has planned so far, by the hash of what it saw.
     pub plans: Plans,
     /// The world it starts from.
@@ -73,6 +75,7 @@ impl Scenario {
             grain: Grain::Action,
             prompt: false,
             pods: false,
+            custody: false,
             plans: Plans::default(),
             start,
         };
@@ -137,6 +140,13 @@ impl Scenario {
     #[must_use]
     pub fn pods(mut self) -> Self {
         self.pods = true;
+        self
+    }
+
+    /// Lets agents keep devices that nobody uses from the drivers of their nodes.
+    #[must_use]
+    pub fn custody(mut self) -> Self {
+        self.custody = true;
         self
     }
 

@@ -434,3 +434,28 @@ fn a_call_that_another_one_has_made_needless_is_given_up() {
     seen.calls.insert(uid.clone(), "in use".to_owned());
     assert_eq!(plan(&seen), [Action::HangUp { user: uid }]);
 }
+
+#[test]
+fn a_device_is_used_here_from_the_moment_it_is_wanted_until_it_is_out_of_the_guest() {
+    let used = |seen: &Observed| !used_here(seen, &BTreeSet::new()).is_empty();
+    let mut seen = world(Source::Local { device: "stick".into() });
+    seen.local.insert("stick".into(), ADDRESS);
+    assert!(used(&seen));
+    settle(&mut seen);
+    assert!(used(&seen));
+    attachment(&mut seen).wanted = false;
+    assert!(used(&seen), "it is in the guest still");
+    settle(&mut seen);
+    assert!(!used(&seen));
+    assert!(!used_here(&seen, &[ADDRESS].into()).is_empty(), "it is on its way into a guest");
+
+    let pod = |source| Observed { pods: [(Uid::new("claim"), source)].into(), ..Observed::default() };
+    assert!(used(&pod(Source::Local { device: "stick".into() })));
+    assert!(!used(&pod(remote())), "another node's is that node's to keep");
+    let mut seen = world(remote());
+    settle(&mut seen);
+    assert!(!used(&seen));
+    let mut seen = world(Source::Local { device: "stick".into() });
+    attachment(&mut seen).source = None;
+    assert!(!used(&seen), "not allocated to it yet");
+}

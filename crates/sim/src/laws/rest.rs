@@ -23,6 +23,7 @@ pub fn at_rest(cluster: &Cluster, scenario: &Scenario) -> Option<String> {
         .or(devices)
         .or_else(|| machines(cluster))
         .or_else(|| leaks::leaks(cluster))
+        .or_else(|| custody(cluster).filter(|_| scenario.custody))
         .or_else(|| pods::at_rest(cluster, scenario))
 }
 
@@ -158,6 +159,21 @@ fn says(
     for status in devices.chain([&object.status]) {
         if reason(status, ConditionType::Attached) != Some(expected) || status.vm.as_ref() != vm {
             return Some(format!("{name} should say Attached={expected:?} {vm:?}, and says {status:?}"));
+        }
+    }
+    None
+}
+
+/// A device that is assigned, and that nobody has, is with nobody; and no other one is.
+fn custody(cluster: &Cluster) -> Option<String> {
+    for (home, node) in &cluster.nodes {
+        for (name, local) in node.plugged.iter().filter(|(_, l)| l.binding.is_none()) {
+            let used = cluster.guests().iter().any(|g| g.home == home && g.physical == name)
+                || cluster.pod_users().iter().any(|u| u.home == home && u.physical == name);
+            let expected = cluster.api.assigned(home, name).is_some() && !used;
+            if local.withheld != expected {
+                return Some(format!("{name} of {home} should be withheld: {expected}, and is not so"));
+            }
         }
     }
     None

@@ -109,6 +109,9 @@ fn run(
         }
         (Some((uid, record)), _) => {
             if let Some((state, label)) = onward(cluster, (name, node), namespace, uid, record) {
+                if let State::Given(address) = state {
+                    next.change(name, |n| n.open(address));
+                }
                 next.set_state(name, uid, state);
                 steps.quiet(|| format!("{name}'s agent: {label} pod {pod_name}"), next);
             }
