@@ -7,10 +7,11 @@
 //! It travels in the attribute `notReady`, which holds 64 bytes: what people read is made where there is room for it.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{BusAddress, clean};
+use crate::device::{BusAddress, HexId, clean};
 use crate::names::NodeName;
 
 /// What a node does with a device.
@@ -20,8 +21,10 @@ pub enum HostUse {
     Mounted(String),
     /// It has swap space on this block device.
     Swap(String),
-    /// It is this network interface, which carries traffic.
+    /// It is this network interface, which is up and has an address, or is part of one that has.
     Network(String),
+    /// It is a keyboard that the console of the node listens to, under this name of the kernel's.
+    Keyboard(String),
     /// Somebody has this disk of it for himself: a volume of device mapper or RAID, a mount that the node does not see.
     Held(String),
     /// What an agent of another version says.
@@ -32,6 +35,7 @@ pub enum HostUse {
 const MOUNTED: &str = "mounted at ";
 const SWAP: &str = "swap space on ";
 const NETWORK: &str = "network interface ";
+const KEYBOARD: &str = "console keyboard ";
 const HELD: &str = "held: ";
 
 /// The longest text, in bytes: what an attribute of a DRA device holds.
@@ -53,6 +57,11 @@ impl HostUse {
         Self::Network(short(name, NETWORK))
     }
 
+    /// It is the keyboard `name` of the console.
+    pub fn keyboard(name: &str) -> Self {
+        Self::Keyboard(short(name, KEYBOARD))
+    }
+
     /// Somebody holds the block device `name`.
     pub fn held(name: &str) -> Self {
         Self::Held(short(name, HELD))
@@ -65,6 +74,7 @@ impl HostUse {
             .map(Self::Mounted)
             .or_else(|| rest(SWAP).map(Self::Swap))
             .or_else(|| rest(NETWORK).map(Self::Network))
+            .or_else(|| rest(KEYBOARD).map(Self::Keyboard))
             .or_else(|| rest(HELD).map(Self::Held))
             .unwrap_or_else(|| Self::Other(text.to_owned()))
     }
@@ -79,6 +89,10 @@ impl HostUse {
             Self::Network(name) => (
                 format!("it is network interface {name}, which is up and has an address"),
                 format!("take that down there (ip link set {name} down)"),
+            ),
+            Self::Keyboard(name) => (
+                format!("it is {name}, a keyboard that the console there listens to"),
+                "let --console-keyboards of the agent leave it out".to_owned(),
             ),
             Self::Held(name) => (
                 format!("something there has {name} for itself"),
@@ -96,6 +110,7 @@ impl fmt::Display for HostUse {
             Self::Mounted(point) => (MOUNTED, point),
             Self::Swap(name) => (SWAP, name),
             Self::Network(name) => (NETWORK, name),
+            Self::Keyboard(name) => (KEYBOARD, name),
             Self::Held(name) => (HELD, name),
             Self::Other(text) => ("", text),
         };
@@ -114,6 +129,53 @@ fn short(text: &str, word: &str) -> String {
     }
     let cut = clean(&whole, room - DOTS.len()).unwrap_or_default();
     cut + DOTS
+}
+
+/// Which keyboards the consoles of nodes have for themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Keyboards {
+    /// None.
+    #[default]
+    Free,
+    /// Every one that a console listens to.
+    All,
+    /// Those of these vendor and product ids.
+    Of(Vec<(HexId, HexId)>),
+}
+
+impl Keyboards {
+    /// Whether those of these ids are among them.
+    pub fn has(&self, vendor: HexId, product: HexId) -> bool {
+        match self {
+            Self::Free => false,
+            Self::All => true,
+            Self::Of(ids) => ids.contains(&(vendor, product)),
+        }
+    }
+}
+
+/// Neither `none` nor `all` nor a list of ids.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is neither none nor all nor a list of vendor and product ids such as 046d:c31c,04d9:a1cd")]
+pub struct KeyboardsError(String);
+
+impl FromStr for Keyboards {
+    type Err = KeyboardsError;
+
+    fn from_str(text: &str) -> Result<Self, KeyboardsError> {
+        let pair = |pair: &str| {
+            let (vendor, product) = pair.trim().split_once(':')?;
+            Some((vendor.parse().ok()?, product.parse().ok()?))
+        };
+        match text {
+            "none" => Ok(Self::Free),
+            "all" => Ok(Self::All),
+            ids => {
+                let ids = ids.split(',').map(pair).collect::<Option<Vec<_>>>();
+                ids.map(Self::Of).ok_or_else(|| KeyboardsError(text.to_owned()))
+            }
+        }
+    }
 }
 
 /// What keeps others from a device that a node uses as `host`; None when nothing does.
@@ -142,8 +204,32 @@ mod tests {
         says("mounted at /mnt/stick", &["/mnt/stick", "umount"]);
         says("swap space on sda2", &["sda2", "swapoff"]);
         says("network interface eth1", &["ip link set eth1 down"]);
+        says("console keyboard input3", &["input3", "console", "--console-keyboards"]);
         says("held: sda", &["something there has sda", "LVM"]);
         says("on fire", &["on fire"]);
+    }
+
+    #[test]
+    fn keyboards_are_named_by_ids() {
+        let (ours, other) = ((HexId(0x046d), HexId(0xc31c)), (HexId(0x1050), HexId(0x0407)));
+        for (text, has_ours, has_other) in [
+            ("none", false, false),
+            ("all", true, true),
+            ("046d:c31c", true, false),
+            ("04d9:a1cd, 046d:c31c", true, false),
+            ("1050:c31c", false, false),
+        ] {
+            let keyboards: Keyboards = text.parse().unwrap();
+            assert_eq!(
+                (keyboards.has(ours.0, ours.1), keyboards.has(other.0, other.1)),
+                (has_ours, has_other),
+                "{text}"
+            );
+        }
+        for text in ["", "some", "046d", "046d:c31c,", "046d:logitech", "046d:c31c all"] {
+            let error = text.parse::<Keyboards>().unwrap_err().to_string();
+            assert!(error.contains("046d:c31c"), "{error}");
+        }
     }
 
     #[test]
@@ -172,7 +258,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_a_disk_is_called_it_fits_and_is_read_back(name in "\\PC{0,80}|.{0,80}") {
-            for host in [HostUse::mounted(&name), HostUse::swap(&name), HostUse::network(&name), HostUse::held(&name)] {
+            for host in [HostUse::mounted(&name), HostUse::swap(&name), HostUse::network(&name), HostUse::keyboard(&name), HostUse::held(&name)] {
                 let text = host.to_string();
                 prop_assert!(text.len() <= MAX, "{}", text);
                 prop_assert_eq!(clean(&text, MAX), Some(text.clone()));

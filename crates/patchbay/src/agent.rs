@@ -19,6 +19,7 @@
 
 mod containers;
 mod credentials;
+mod custody;
 mod driver;
 mod enumeration;
 mod evidence;
@@ -39,11 +40,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use futures::StreamExt;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
-use patchbay_api::{NodeUSBDevice, slice};
+use patchbay_api::slice;
 use patchbay_core::DRIVER;
+use patchbay_core::custody::Returned;
+use patchbay_core::host_use::Keyboards;
 use patchbay_core::importer::Source;
 use patchbay_core::names::{NodeName, Uid};
 use patchbay_dra::{
@@ -54,10 +54,11 @@ use patchbay_usb::{hints, root::SysRoot};
 use patchbay_usbip::modules::{self, Module};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::connection;
 use containers::{Containers, given_here};
+use custody::{Custody, Parts, Policy};
 use exports::Exports;
 use inventory::Inventory;
 use machines::Machines;
@@ -90,6 +91,14 @@ pub(crate) struct Args {
     /// The TCP port of the loopback interface on which the kubelet's liveness probe asks for /healthz
     #[arg(long, default_value_t = 3242)]
     health_port: u16,
+    /// Give a device that was used on another node back to the drivers of its own node at once, also while it is assigned to a
+    /// namespace: for clusters whose nodes use such devices themselves
+    #[arg(long)]
+    return_to_host: bool,
+    /// Keyboards that are the consoles' of the nodes and nobody else's: none, all, or vendor and product ids such as
+    /// 046d:c31c,04d9:a1cd
+    #[arg(long, default_value = "none")]
+    console_keyboards: Keyboards,
     /// The folder with sys, proc and dev: a made-up node in tests
     #[arg(long, default_value = "/", hide = true)]
     root: PathBuf,
@@ -127,11 +136,15 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let namespace = args.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let credentials = credentials::keep(&node, &client, &namespace, &args.state);
 
+    let returned = if args.return_to_host { Returned::AtOnce } else { Returned::Unassigned };
+    let policy = Policy { returned, consoles: args.console_keyboards };
+
     let (inventory_writer, inventory) = watch::channel(Arc::new(Inventory::default()));
     let rescan = Arc::new(Notify::new());
     let scanning = inventory::run(
         root.clone(),
         node.clone(),
+        policy.consoles.clone(),
         records.clone(),
         hints::watch().context("kernel uevents")?,
         rescan.clone(),
@@ -145,7 +158,20 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let _publisher = SlicePublisher::start(client.clone(), publishing, wanted, Patience::default());
 
     let wake = Arc::new(Notify::new());
-    let containers = Containers::new(node.clone(), root.clone(), &args.cdi);
+    let (used_writer, used) = watch::channel(None);
+    let changed = watch::channel(0).0;
+    let parts = Parts {
+        node: node.clone(),
+        root: root.clone(),
+        records: records.clone(),
+        policy,
+        used,
+        rescan: rescan.clone(),
+    };
+    let assignments = changed.clone();
+    let custody =
+        Custody::watch(client.clone(), parts, move || assignments.send_modify(|n: &mut u64| *n = n.wrapping_add(1)));
+    let containers = Containers::new(root.clone(), custody.clone(), &args.cdi);
     containers.clean_up(&journal).await;
     let (reach_writer, reach) = watch::channel(BTreeMap::new());
     let (held_writer, held) = watch::channel(None);
@@ -179,16 +205,30 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let pods_folder = args.kubelet.join("pods");
     let moves = Moves::new(node.clone(), client.clone(), credentials.clone(), args.port, pods_folder.clone());
     let (moving_writer, moving) = watch::channel(None);
-    serve_exports(&node, &client, &root, &records, &inventory, &credentials, &rescan, &moves, args.port).await?;
+    let (hang_up, ended) = HangUp::start()?;
+    let exports = Arc::new(Exports {
+        node: node.clone(),
+        client: client.clone(),
+        root: root.clone(),
+        records: records.clone(),
+        custody: custody.clone(),
+        inventory: inventory.clone(),
+        moves: moves.clone(),
+        hang_up,
+        changed,
+        held: Mutex::new(BTreeSet::new()),
+        contenders: Mutex::new(BTreeMap::new()),
+    });
+    serve_exports(exports, ended, &credentials, &rescan, args.port).await?;
     tokio::spawn(moves::run(moves, moving_writer));
 
     let steps = Arc::new(Steps {
-        node: node.clone(),
         client: client.clone(),
         root,
         credentials,
         port: args.port,
         records: records.clone(),
+        custody,
         inventory: inventory.clone(),
         rescan,
         wake: wake.clone(),
@@ -202,6 +242,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
         moving,
         reach: reach_writer,
         held: held_writer,
+        used: used_writer,
         node,
         inventory,
         records,
@@ -220,46 +261,22 @@ async fn start(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Answers other agents.
-#[expect(clippy::too_many_arguments, reason = "each is a part of the agent, named once where all are wired")]
+/// Answers other agents, and looks after what is lent and what is not.
 async fn serve_exports(
-    node: &NodeName,
-    client: &Client,
-    root: &SysRoot,
-    records: &Records,
-    inventory: &watch::Receiver<Arc<Inventory>>,
+    exports: Arc<Exports>,
+    ended: mpsc::UnboundedReceiver<u64>,
     credentials: &Credentials,
     rescan: &Arc<Notify>,
-    moves: &Arc<Moves>,
     port: u16,
 ) -> anyhow::Result<()> {
-    let (hang_up, ended) = HangUp::start()?;
-    let exports = Arc::new(Exports {
-        node: node.clone(),
-        client: client.clone(),
-        root: root.clone(),
-        records: records.clone(),
-        inventory: inventory.clone(),
-        moves: moves.clone(),
-        hang_up,
-        changed: watch::channel(0).0,
-        held: Mutex::new(BTreeSet::new()),
-        contenders: Mutex::new(BTreeMap::new()),
-    });
     let listener = Listener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), credentials).await?;
     tokio::spawn(exports::serve(exports.clone(), listener));
     tokio::spawn(exports::keep::run(exports.clone()));
     tokio::spawn(exports::keep::hang_ups(exports.clone(), ended, rescan.clone()));
+    tokio::spawn(exports::idle::run(exports.clone()));
 
-    // Assignments and attachments of this node's devices, only as a reason to look; and so are its own devices.
-    let of_node = watcher::Config::default().fields(&format!("status.nodeName={node}"));
-    let changes = watcher(Api::<NodeUSBDevice>::all(client.clone()), of_node).default_backoff().touched_objects();
-    let woken = exports.clone();
-    tokio::spawn(changes.for_each(move |_| {
-        woken.wake();
-        std::future::ready(())
-    }));
-    let mut inventory = inventory.clone();
+    // The devices of this node, only as a reason to look.
+    let mut inventory = exports.inventory.clone();
     tokio::spawn(async move {
         while inventory.changed().await.is_ok() {
             exports.wake();

@@ -129,6 +129,7 @@ impl Fixture {
             ("idProduct", "0001"),
             ("bcdDevice", "0010"),
             ("bDeviceClass", "00"),
+            ("authorized", "1"),
         ]);
         device.attributes(&[("busnum", &bus.to_string()), ("devnum", &(address % 127).to_string())]);
         device.attributes(&[("speed", if bus == 2 { "5000" } else { "480" })]);
@@ -204,11 +205,28 @@ impl Device<'_> {
         self
     }
 
-    /// Gives it a network interface that is up and has a carrier.
+    /// Gives it a network interface that is up.
     pub fn network(&self, name: &str) -> &Self {
         let folder = format!("{}/1:1.0/net/{name}", self.folder);
-        self.fixture.write(&format!("{folder}/carrier"), "1\n");
+        self.fixture.write(&format!("{folder}/flags"), "0x1003\n");
         self.fixture.link(&format!("sys/class/net/{name}"), &folder);
+        self
+    }
+
+    /// Gives it a keyboard (`input3`); `handlers` says who listens: `sysrq kbd event3 leds`.
+    pub fn keyboard(&self, name: &str, handlers: &str) -> &Self {
+        let place = format!("{}/1:1.0/0003:46F4:0001.0001/input/{name}", self.folder);
+        self.fixture.write(&format!("{place}/name"), "Keyboard\n");
+        let table = self.fixture.root.path("proc/bus/input/devices");
+        let before = fs::read_to_string(table).unwrap_or_default();
+        let sysfs = place.trim_start_matches("sys");
+        self.fixture.write(
+            "proc/bus/input/devices",
+            format!(
+                "{before}I: Bus=0003 Vendor=46f4 Product=0001 Version=0111\nN: Name=\"Keyboard\"\nP: Phys=usb/input0\n\
+                 S: Sysfs={sysfs}\nU: Uniq=\nH: Handlers={handlers} \nB: PROP=0\nB: EV=120013\n\n"
+            ),
+        );
         self
     }
 

@@ -1,9 +1,10 @@
 //! Which devices the host itself is using.
 //!
 //! Taking away the disk a node runs from, or the network it is reached by, would take the node away. So a device is in use
-//! when the host has a file system or swap space on any block device below it (also through device mapper and RAID), when
-//! device mapper or RAID has a block device below it at all, or when it has a network interface below it that carries
-//! traffic: up, with a carrier, and with an address or part of a bridge or bond.
+//! when the host has a file system or swap space on any block device below it (also through device mapper, RAID and loop
+//! devices), when device mapper or RAID has a block device below it at all, when it has a network interface below it that is
+//! up and has an address or carries others (a bridge, a bond, a VLAN), or when it is a keyboard that the console listens to
+//! and that is configured to be the console's.
 //!
 //! Everything is best effort: what cannot be read is taken as not in use. What the tables do not show, a mount in the own
 //! view of a container above all, is found by [`claim`], which asks the kernel.
@@ -13,8 +14,8 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use patchbay_core::device::PortPath;
-use patchbay_core::host_use::HostUse;
+use patchbay_core::device::{HexId, PortPath};
+use patchbay_core::host_use::{HostUse, Keyboards};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -27,16 +28,19 @@ pub(crate) struct Tables(Vec<(PathBuf, HostUse)>);
 const MAX_LAYERS: usize = 8;
 
 impl Tables {
-    pub(crate) fn read(root: &SysRoot) -> Self {
+    pub(crate) fn read(root: &SysRoot, consoles: &Keyboards) -> Self {
         let mut uses = Vec::new();
         for (block, point) in mounts(root) {
-            physical(&block, MAX_LAYERS, &mut |path| uses.push((path, HostUse::mounted(&point))));
+            physical(root, &block, MAX_LAYERS, &mut |path| uses.push((path, HostUse::mounted(&point))));
         }
         for (block, name) in swaps(root) {
-            physical(&block, MAX_LAYERS, &mut |path| uses.push((path, HostUse::swap(&name))));
+            physical(root, &block, MAX_LAYERS, &mut |path| uses.push((path, HostUse::swap(&name))));
         }
         for (name, path) in networks(root) {
             uses.push((path, HostUse::network(&name)));
+        }
+        for (name, path) in keyboards(root, consoles) {
+            uses.push((path, HostUse::keyboard(&name)));
         }
         // Last: a mount point says more.
         for (name, path) in held(root) {
@@ -58,13 +62,14 @@ pub struct Claim {
 }
 
 /// Looks at this moment, and takes the disks of the device at a place from the host, so that nothing can come in between.
-/// A place without a device has nothing to take. Opens each disk: use `spawn_blocking`.
+/// A place without a device has nothing to take. `consoles` are the keyboards that consoles have for themselves. Opens each
+/// disk: use `spawn_blocking`.
 ///
 /// # Errors
 /// The host uses it, and for what.
-pub fn claim(root: &SysRoot, place: &PortPath) -> Result<Claim, HostUse> {
+pub fn claim(root: &SysRoot, place: &PortPath, consoles: &Keyboards) -> Result<Claim, HostUse> {
     let Ok(device) = root.usb_device(place.as_str()).real() else { return Ok(Claim { _disks: Vec::new() }) };
-    if let Some(host) = Tables::read(root).of(&device) {
+    if let Some(host) = Tables::read(root, consoles).of(&device) {
         return Err(host.clone());
     }
     // For a block device O_EXCL means that nobody else may have it so, on the whole or in part: neither a mount in whatever
@@ -100,14 +105,19 @@ fn held(root: &SysRoot) -> Vec<(String, PathBuf)> {
 }
 
 /// Reports the real path of a block device, and of those it is made of.
-fn physical(block: &SysDir, layers: usize, report: &mut impl FnMut(PathBuf)) {
+fn physical(root: &SysRoot, block: &SysDir, layers: usize, report: &mut impl FnMut(PathBuf)) {
     let Ok(path) = block.real() else { return };
     report(path);
+    let Some(layers) = layers.checked_sub(1) else { return };
     let slaves = block.join("slaves");
     for name in slaves.names().unwrap_or_default() {
-        if layers > 0 {
-            physical(&slaves.join(name), layers - 1, report);
-        }
+        physical(root, &slaves.join(name), layers, report);
+    }
+    // A loop device is of a file, which is on something mounted, or of a disk. Partitions of one are below its own folder.
+    let whole = if block.has("partition") { block.join("..") } else { block.clone() };
+    let behind = whole.text("loop/backing_file").ok().and_then(|file| class_block(root, &file));
+    if let Some((disk, _)) = behind {
+        physical(root, &disk, layers, report);
     }
 }
 
@@ -152,20 +162,52 @@ fn unescape(text: &str) -> String {
     codes.iter().fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain))
 }
 
-/// Network interfaces that carry traffic, and where they are.
+/// Network interfaces that are up and have an address or carry others, and where they are. A cable that is out for a moment
+/// takes neither away, so it does not make the interface anybody else's.
 fn networks(root: &SysRoot) -> Vec<(String, PathBuf)> {
     let addressed = addressed(root);
     let class = root.dir("sys/class/net");
     let mut found = Vec::new();
     for name in class.names().unwrap_or_default() {
         let interface = class.join(&name);
-        // The carrier of an interface that is down cannot be read at all.
-        let live = interface.text("carrier").is_ok_and(|c| c == "1");
-        if live && (addressed.contains(&name) || interface.link("master").is_some()) {
+        let carries =
+            || interface.names().is_ok_and(|names| names.iter().any(|n| n == "master" || n.starts_with("upper_")));
+        if is_up(&interface) && (addressed.contains(&name) || carries()) {
             found.extend(interface.real().ok().map(|path| (name, path)));
         }
     }
     found
+}
+
+/// Whether somebody has taken an interface up: `IFF_UP`, the lowest bit of its flags.
+fn is_up(interface: &SysDir) -> bool {
+    let flags = interface.text("flags").ok();
+    flags.and_then(|f| u32::from_str_radix(f.trim_start_matches("0x"), 16).ok()).is_some_and(|flags| flags & 1 == 1)
+}
+
+/// Keyboards that the console listens to, as far as they are the console's: the kernel's name for each, and where it is. One
+/// paragraph a device: ids, name, place below `/sys`, and who listens, of whom `kbd` is the console (`drivers/input/input.c`,
+/// `input_devices_seq_show`; `drivers/tty/vt/keyboard.c`).
+fn keyboards(root: &SysRoot, consoles: &Keyboards) -> Vec<(String, PathBuf)> {
+    if *consoles == Keyboards::Free {
+        return Vec::new();
+    }
+    let table = fs::read(root.path("proc/bus/input/devices")).unwrap_or_default();
+    let table = String::from_utf8_lossy(&table).into_owned();
+    table.split("\n\n").filter_map(|paragraph| keyboard(root, consoles, paragraph)).collect()
+}
+
+fn keyboard(root: &SysRoot, consoles: &Keyboards, paragraph: &str) -> Option<(String, PathBuf)> {
+    let line = |head: &str| paragraph.lines().find_map(|line| line.strip_prefix(head));
+    let ids = line("I: ")?;
+    let id = |key: &str| ids.split(' ').find_map(|word| word.strip_prefix(key)?.parse::<HexId>().ok());
+    let listens = line("H: Handlers=")?.split(' ').any(|handler| handler == "kbd");
+    if !listens || !consoles.has(id("Vendor=")?, id("Product=")?) {
+        return None;
+    }
+    let place = line("S: Sysfs=/")?;
+    let path = root.dir("sys").join(place).real().ok()?;
+    Some((place.rsplit('/').next()?.to_owned(), path))
 }
 
 /// Interfaces with an address: a route of IPv4 leads through them, or they have an address of IPv6 that is not merely

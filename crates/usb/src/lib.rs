@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`scan`] | which devices this node has, and which of them it imported |
 //! | [`host_use`] | which of them the host uses itself |
+//! | [`custody`] | which of them the node's drivers may have |
 //! | [`nodes`] | which device nodes a device has |
 //! | [`names`] | what to call a device that does not say |
 //! | [`hints`] | that it is time to look again |
@@ -13,6 +14,7 @@
 //! Sysfs is the truth. Kernel messages only wake whoever reads it: they are lost under load, and a message about a device
 //! is old when it is read.
 
+pub mod custody;
 pub mod hints;
 pub mod host_use;
 pub mod names;

@@ -15,8 +15,9 @@
 use std::path::Path;
 
 use patchbay_core::device::{Attributes, BusAddress, HexId, PortPath, clean};
-use patchbay_core::host_use::HostUse;
+use patchbay_core::host_use::{HostUse, Keyboards};
 
+use crate::custody;
 use crate::host_use::Tables;
 use crate::names;
 use crate::root::{SysDir, SysError, SysRoot, explain};
@@ -41,6 +42,8 @@ pub struct Scanned {
     pub sysfs_name: String,
     /// The driver of the device as a whole: `usb`, or `usbip-host` while it is exported. None: nobody has it.
     pub driver: Option<String>,
+    /// The kernel lets drivers have it: it has a configuration, and with it interfaces. See [`crate::custody`].
+    pub authorized: bool,
     /// What the host does with it, so that it cannot be taken away; None when it can.
     pub host_use: Option<HostUse>,
 }
@@ -70,15 +73,20 @@ enum Found {
     Hub,
 }
 
-/// Looks at every USB device of the node.
+/// Looks at every USB device of a node whose console has no keyboard for itself.
 pub fn scan(root: &SysRoot) -> Scan {
+    scan_with(root, &Keyboards::Free)
+}
+
+/// Looks at every USB device of the node. `consoles` are the keyboards that consoles have for themselves.
+pub fn scan_with(root: &SysRoot, consoles: &Keyboards) -> Scan {
     let mut scan = Scan::default();
     let names = root.dir("sys/bus/usb/devices").names();
     let names = names.unwrap_or_else(|error| {
         scan.problems.push(explain(&error));
         Vec::new()
     });
-    let host = Tables::read(root);
+    let host = Tables::read(root, consoles);
     let mut places: Vec<PortPath> = Vec::new();
     // Root hubs (`usb1`) have no dash, interfaces (`1-1:1.0`) have a colon.
     for name in names.iter().filter(|n| n.contains('-') && !n.contains(':')) {
@@ -145,6 +153,7 @@ fn look(root: &SysRoot, host: &Tables, place: &PortPath) -> Result<Found, SysErr
         attributes: attributes(root, &device, place, class)?,
         sysfs_name: place.as_str().to_owned(),
         driver: device.link("driver"),
+        authorized: custody::is_authorized(&device),
         host_use: host.of(&real).cloned(),
     };
     Ok(Found::Device(Box::new(found)))

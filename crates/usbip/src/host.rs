@@ -29,11 +29,14 @@
 //! * usbip-host means to refuse devices of vhci, but does not know their controllers by name any more and takes them:
 //!   [`bind`] refuses them itself.
 //! * Unbinding unconfigures a device, so its interfaces are gone while it is bound; strings and descriptors stay.
+//! * A device that is not authorised ([`custody`]) can be bound, but nobody at the other end can configure it: [`bind`]
+//!   authorises it once the driver has it. When it is withheld before [`release`], no other driver gets it.
 
 use std::fmt::Display;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use patchbay_core::device::PortPath;
+use patchbay_usb::custody;
 use patchbay_usb::root::{SysDir, SysError, SysRoot};
 use patchbay_usb::scan::{is_imported, place_order};
 use rustix::io::Errno;
@@ -105,7 +108,7 @@ pub fn modules_present(root: &SysRoot) -> bool {
     driver(root).exists()
 }
 
-/// Takes a device from its host driver and gives it to usbip-host. Nothing happens when it is there already.
+/// Takes a device from its host driver, if it has one, and gives it to usbip-host. Nothing happens when it is there already.
 ///
 /// # Errors
 /// The module is missing, the device is gone or another node's, all places are taken, somebody else has the device, or
@@ -120,7 +123,8 @@ pub fn bind(root: &SysRoot, port: &PortPath) -> Result<(), HostError> {
     }
     let present = device.link("driver");
     if present.as_deref() == Some(DRIVER) {
-        return Ok(());
+        // A crash may have come between the two.
+        return Ok(custody::authorize(root, port)?);
     }
     if is_imported(root, port).map_err(|error| absent(&device, port, error))? {
         return Err(HostError::Imported(port.clone()));
@@ -145,7 +149,8 @@ pub fn bind(root: &SysRoot, port: &PortPath) -> Result<(), HostError> {
             Some(Errno::NODEV) => HostError::Refused(port.clone()),
             _ => error.into(),
         }
-    })
+    })?;
+    Ok(custody::authorize(root, port)?)
 }
 
 /// What a bound device is doing.
@@ -198,7 +203,7 @@ pub fn end(root: &SysRoot, port: &PortPath) -> Result<(), HostError> {
     }
 }
 
-/// Gives a device without a session back to its host driver. Nothing happens when it is gone or back already, so it may be
+/// Gives a device without a session back to its host driver, or to nobody if it is withheld. Nothing happens when it is gone or back already, so it may be
 /// repeated after a crash.
 ///
 /// Wait a moment after [`status`] has stopped to show a session: the kernel's thread has still to put away its last orders,

@@ -5,6 +5,7 @@
 //! in the container may use them: what it may use at all is for the runtime's device cgroup.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_core::device::BusAddress;
@@ -12,7 +13,6 @@ use patchbay_core::importer::{Reach, Source};
 use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_dra::cdi::{CdiFolder, DeviceNode, Edits};
 use patchbay_dra::{DriverError, Journal, Record, Records};
-use patchbay_usb::host_use::claim;
 use patchbay_usb::nodes::{DeviceNodes, nodes};
 use patchbay_usb::root::SysRoot;
 use patchbay_usb::scan;
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::custody::Custody;
 use super::pod_use::PodUse;
 use super::steps::blocking;
 
@@ -38,8 +39,8 @@ pub(super) type Reaches = watch::Receiver<BTreeMap<Uid, Reach>>;
 /// Gives devices to containers.
 #[derive(Clone)]
 pub(super) struct Containers {
-    node: NodeName,
     root: SysRoot,
+    custody: Arc<Custody>,
     cdi: CdiFolder,
 }
 
@@ -66,8 +67,8 @@ pub(super) fn given_here(node: &NodeName, journal: &Records) -> BTreeMap<DeviceN
 
 impl Containers {
     /// `folder` is where the container runtime looks for CDI files.
-    pub(super) fn new(node: NodeName, root: SysRoot, folder: &std::path::Path) -> Self {
-        Self { node, root, cdi: CdiFolder::new(folder, patchbay_core::DRIVER, "device") }
+    pub(super) fn new(root: SysRoot, custody: Arc<Custody>, folder: &std::path::Path) -> Self {
+        Self { root, custody, cdi: CdiFolder::new(folder, patchbay_core::DRIVER, "device") }
     }
 
     /// Removes the files that a crash has left. What cannot be removed is only said: no claim depends on it.
@@ -136,18 +137,17 @@ impl Containers {
         Ok(blocking(move || cdi.remove(&uid).map_err(|e| super::steps::chain(&e))).await?)
     }
 
-    /// That the node does not use a device of its own at this moment. It may begin to a moment later: what containers have
-    /// stays with the drivers of the node.
+    /// Lets the drivers of the node have a device of its own, if the node does not use it itself at this moment. It may begin
+    /// to a moment later: what containers have stays with its drivers.
     async fn is_free(&self, wanted: &PodUse, address: BusAddress) -> Result<(), String> {
         if matches!(wanted.source, Source::Remote { .. }) {
             return Ok(());
         }
-        let (root, node) = (self.root.clone(), self.node.clone());
-        blocking(move || {
-            let Some(place) = scan::place_of(&root, address) else { return Ok(()) };
-            claim(&root, &place).map(drop).map_err(|host| host.message(&node))
-        })
-        .await
+        let root = self.root.clone();
+        let place = blocking(move || Ok(scan::place_of(&root, address))).await?;
+        let Some(place) = place else { return Ok(()) };
+        self.custody.open(address).await?;
+        self.custody.claim(&place).await.map(drop)
     }
 
     /// The nodes of a device, once no more are to be expected.

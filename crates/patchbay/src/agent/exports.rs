@@ -14,19 +14,20 @@ use patchbay_core::device::PortPath;
 use patchbay_core::home::{Request, Verdict, authorise, no_room};
 use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, Namespace, NodeName, Uid};
 use patchbay_link::{Granted, HangUp, Incoming, LinkError, Listener, Request as Asked};
-use patchbay_usb::host_use::{Claim, claim};
 use patchbay_usb::root::SysRoot;
 use patchbay_usb::scan;
 use patchbay_usbip::host::{self, ExportStatus, HostError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
+use super::custody::Custody;
 use super::evidence;
 use super::inventory::Inventory;
 use super::moves::Moves;
 use super::records::{Export, Records};
 use super::steps::{blocking, chain};
 
+pub(super) mod idle;
 pub(super) mod keep;
 
 /// A call that waits is judged again at least so often: rights may change without anybody telling us.
@@ -50,6 +51,8 @@ pub(super) struct Exports {
     pub(super) root: SysRoot,
     /// What is lent, and to whom.
     pub(super) records: Records,
+    /// Who may have the node's devices when they are not lent.
+    pub(super) custody: Arc<Custody>,
     /// What the node has.
     pub(super) inventory: watch::Receiver<Arc<Inventory>>,
     /// Takes virtual machines.
@@ -231,7 +234,7 @@ impl Exports {
         let scanned = scanned.ok_or_else(|| format!("device {device} is not plugged into node {} now", self.node))?;
         let place = scanned.attributes.port_path;
         // Looked at now: nobody tells when something is mounted. What is lent already has no disks here.
-        drop(self.claim(&place).await?);
+        drop(self.custody.claim(&place).await?);
         let mut held = self.hold_soon(&place).await?;
         if self.status(&place).await == Some(ExportStatus::Used) {
             self.free(&place, request).await?;
@@ -239,7 +242,7 @@ impl Exports {
         self.reserve(&place, request).await?;
         held.acted = true;
         // A failed try wakes whoever waits, this very call too.
-        self.bind(&place).await.map_err(|why| Refusal { why, pause: SETTLING })?;
+        self.bind(device, &place).await.map_err(|why| Refusal { why, pause: SETTLING })?;
         Ok(held)
     }
 
@@ -285,12 +288,13 @@ impl Exports {
     }
 
     /// Binds a device to usbip-host, and waits until it can have a session.
-    async fn bind(&self, place: &PortPath) -> Result<(), String> {
+    async fn bind(&self, device: &DeviceName, place: &PortPath) -> Result<(), String> {
         if self.status(place).await == Some(ExportStatus::Error) {
-            self.release(place).await?;
+            self.release(device, place).await?;
         }
+        self.custody.may_use(place).await?;
         // And nothing of it can be mounted from here until it is bound.
-        let claim = self.claim(place).await?;
+        let claim = self.custody.claim(place).await?;
         let (root, path) = (self.root.clone(), place.clone());
         let bound = blocking(move || {
             let bound = host::bind(&root, &path).map_err(|e| chain(&e));
@@ -305,12 +309,6 @@ impl Exports {
                 Err("the kernel cannot reset the device: pull it out and put it back".to_owned())
             }
         }
-    }
-
-    /// Takes the disks of a device from the node, if the node does not use it itself.
-    async fn claim(&self, place: &PortPath) -> Result<Claim, String> {
-        let (root, path, node) = (self.root.clone(), place.clone(), self.node.clone());
-        blocking(move || claim(&root, &path).map_err(|host| host.message(&node))).await
     }
 
     /// Ends the session of a device if `request` may have it instead.
@@ -379,12 +377,15 @@ impl Exports {
         blocking(move || host::end(&root, &path).map_err(|e| chain(&e))).await
     }
 
-    /// Ends the session of a bound device, if it has one, and gives the device back to its host driver.
-    async fn release(&self, place: &PortPath) -> Result<(), String> {
+    /// Ends the session of a bound device, if it has one, and gives the device to whom it is due: the drivers of the node, or
+    /// nobody while it is assigned.
+    async fn release(&self, device: &DeviceName, place: &PortPath) -> Result<(), String> {
         self.end(place).await?;
         self.settled(place).await?;
         // The kernel's thread still puts away its last orders when it has said that it is done.
         sleep(POLL).await;
+        // First: what unbinding leaves is for whoever may have it.
+        self.custody.settle(device, place).await?;
         let (root, path) = (self.root.clone(), place.clone());
         blocking(move || host::release(&root, &path).map_err(|e| chain(&e))).await
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector;
 use patchbay_core::conditions::PluggedState;
-use patchbay_core::importer::{Action, Held, Observed, Occupied, Port, Reach, Step, held, plan, reach};
+use patchbay_core::device::BusAddress;
+use patchbay_core::importer::{Action, Held, Observed, Occupied, Port, Reach, Step, held, plan, reach, used_here};
 use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_dra::Records as Journal;
 use patchbay_usbip::status::{PortState, VhciPort};
@@ -56,6 +57,8 @@ pub(super) struct Eyes {
     pub(super) reach: watch::Sender<BTreeMap<Uid, Reach>>,
     /// Told what this node has not let go of; None before the first look.
     pub(super) held: watch::Sender<Option<Held>>,
+    /// Told which devices of this node are used here; None before the first look.
+    pub(super) used: watch::Sender<Option<BTreeSet<DeviceName>>>,
 }
 
 /// What failed, and when it may be tried again.
@@ -103,7 +106,10 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
     }
     loop {
         let now = Instant::now();
+        let plugging = plugging(&under_way);
         let seen = observe(&mut eyes, &steps, &failures, &mut waiting_since, &mut enumeration, now).await;
+        // Before anybody acts on the rest: what is not known to be used may be withheld.
+        publish(&eyes.used, Some(used_here(&seen, &plugging)));
         publish(&eyes.reach, reach(&seen));
         publish(&eyes.held, Some(held(&seen)));
         for action in plan(&seen) {
@@ -208,6 +214,18 @@ fn forget_machines(
 enum Key {
     Step(Step),
     Report(Uid),
+    /// A device that is being plugged.
+    Device(BusAddress),
+}
+
+/// The devices that are being handed over to guests. What ends after this look is seen by the next one.
+fn plugging(under_way: &Mutex<Vec<Key>>) -> BTreeSet<BusAddress> {
+    let keys = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+    let device = |key: &Key| match key {
+        Key::Device(address) => Some(*address),
+        Key::Step(_) | Key::Report(_) => None,
+    };
+    keys.iter().filter_map(device).collect()
 }
 
 fn key(action: &Action) -> Option<Key> {
@@ -236,12 +254,17 @@ fn start(
         }
         return;
     };
+    let device = match &action {
+        Action::Plug { address, .. } => Some(Key::Device(*address)),
+        _ => None,
+    };
     {
         let mut keys = under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.contains(&key) {
             return;
         }
         keys.push(key.clone());
+        keys.extend(device.clone());
     }
     let monitor = match &action {
         Action::Plug { vm_pod, .. } => eyes.machines.open(&vm_pod.uid),
@@ -259,10 +282,10 @@ fn start(
             match &key {
                 Key::Step(step) => failures.lock().unwrap_or_else(PoisonError::into_inner).record(step.clone(), why),
                 // A report has no back-off in the plan: the key is held for that long instead.
-                Key::Report(_) => tokio::time::sleep(FIRST_BACK_OFF).await,
+                Key::Report(_) | Key::Device(_) => tokio::time::sleep(FIRST_BACK_OFF).await,
             }
         }
-        under_way.lock().unwrap_or_else(PoisonError::into_inner).retain(|k| *k != key);
+        under_way.lock().unwrap_or_else(PoisonError::into_inner).retain(|k| *k != key && Some(k) != device.as_ref());
         wake.notify_one();
     });
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_core::device::{BusAddress, Device};
-use patchbay_core::host_use::{self, HostUse};
+use patchbay_core::host_use::{self, HostUse, Keyboards};
 use patchbay_core::identity::{self, Published};
 use patchbay_core::names::{DeviceName, NodeName};
 use patchbay_core::speed::{Hub, PortName};
 use patchbay_usb::hints::Hints;
 use patchbay_usb::root::SysRoot;
-use patchbay_usb::scan::{Scan, Scanned, scan};
+use patchbay_usb::scan::{Scan, Scanned, scan_with};
 use patchbay_usbip::status::{PortState, VhciPort};
 use patchbay_usbip::vhci::{self, VhciError};
 use tokio::sync::{Notify, watch};
@@ -93,6 +93,7 @@ impl Inventory {
 pub(super) async fn run(
     root: SysRoot,
     node: NodeName,
+    consoles: Keyboards,
     records: Records,
     mut hints: Hints,
     rescan: Arc<Notify>,
@@ -101,7 +102,8 @@ pub(super) async fn run(
     let mut first = true;
     loop {
         let (root, node, records, before) = (root.clone(), node.clone(), records.clone(), inventory.borrow().clone());
-        match tokio::task::spawn_blocking(move || look(&root, &node, &records, &before)).await {
+        let consoles = consoles.clone();
+        match tokio::task::spawn_blocking(move || look(&root, &node, &consoles, &records, &before)).await {
             Ok(found) => {
                 inventory.send_if_modified(|now| {
                     // The first look is news whatever it finds: nothing is decided before it.
@@ -124,8 +126,8 @@ pub(super) async fn run(
     }
 }
 
-fn look(root: &SysRoot, node: &NodeName, records: &Records, before: &Inventory) -> Inventory {
-    let Scan { devices, mut problems, .. } = scan(root);
+fn look(root: &SysRoot, node: &NodeName, consoles: &Keyboards, records: &Records, before: &Inventory) -> Inventory {
+    let Scan { devices, mut problems, .. } = scan_with(root, consoles);
     let ports = vhci::ports(root).unwrap_or_else(|error| {
         problems.push(error.to_string());
         match error {
@@ -168,6 +170,7 @@ fn tell(before: &Inventory, now: &Inventory) {
 #[cfg(test)]
 mod tests {
     use patchbay_usb::fixture::Fixture;
+    use patchbay_usb::scan::scan;
 
     use super::*;
 

@@ -1,5 +1,6 @@
 //! What the agent must remember across its own death, beside the journal of prepared claims: which names it has published,
-//! which ports and machines it uses, which devices it has bound to usbip-host and for whom.
+//! which ports and machines it uses, which devices it has bound to usbip-host and for whom, and which it withholds from the
+//! drivers of the node.
 //!
 //! Each fact is on the disk before the agent acts on it, so after a crash nothing of ours is taken for somebody else's, and
 //! nothing of somebody else's for ours. A file that cannot be read is set aside and named in the log.
@@ -10,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use patchbay_core::device::PortPath;
+use patchbay_core::device::{BusAddress, PortPath};
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, Uid};
 use patchbay_core::speed::PortName;
 use patchbay_dra::atomic_file;
@@ -32,6 +33,9 @@ pub(super) struct Facts {
     pub(super) machines: BTreeSet<Uid>,
     /// Devices that we bound to usbip-host, with the request each was bound for.
     pub(super) exports: BTreeMap<PortPath, Export>,
+    /// Devices that we withhold from the drivers of the node, with the address each had.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) withheld: BTreeMap<PortPath, BusAddress>,
 }
 
 /// For whom a device is bound.
@@ -54,6 +58,7 @@ impl Default for Facts {
             ports: BTreeMap::new(),
             machines: BTreeSet::new(),
             exports: BTreeMap::new(),
+            withheld: BTreeMap::new(),
         }
     }
 }
@@ -122,6 +127,9 @@ mod tests {
         let records = Records::open(path.clone()).unwrap();
         records.change(|f| drop(f.ports.insert("usb3-0".parse().unwrap(), "claim".into()))).unwrap();
         assert_eq!(Records::open(path.clone()).unwrap().facts(), records.facts());
+        let former = br#"{"version":1,"names":{},"ports":{"usb3-0":"claim"},"machines":[],"exports":{}}"#;
+        fs::write(&path, former).unwrap();
+        assert_eq!(Records::open(path.clone()).unwrap().facts(), records.facts(), "a former agent withheld nothing");
         fs::write(&path, b"{\"version\":99}").unwrap();
         assert_eq!(Records::open(path.clone()).unwrap().facts(), Facts::default());
         assert!(path.with_extension("unreadable").exists());

@@ -19,13 +19,14 @@ use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 use patchbay_core::speed::{PortName, Speed};
 use patchbay_link::{Claim as LinkClaim, Credentials, Granted, Import, LinkError, call};
 use patchbay_qmp::{Monitor, usb};
-use patchbay_usb::host_use::{self, Claim};
+use patchbay_usb::host_use::Claim;
 use patchbay_usb::root::SysRoot;
 use patchbay_usb::scan;
 use patchbay_usbip::vhci;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::custody::Custody;
 use super::inventory::Inventory;
 use super::machines::tag;
 use super::records::Records;
@@ -37,8 +38,6 @@ const SHOWN: Duration = Duration::from_secs(5);
 
 /// What the steps work with.
 pub(super) struct Steps {
-    /// This node.
-    pub(super) node: NodeName,
     /// To the API server.
     pub(super) client: Client,
     /// Where sysfs and devices are.
@@ -49,6 +48,8 @@ pub(super) struct Steps {
     pub(super) port: u16,
     /// What is ours.
     pub(super) records: Records,
+    /// Who may have the node's devices.
+    pub(super) custody: Arc<Custody>,
     /// What the node has.
     pub(super) inventory: watch::Receiver<Arc<Inventory>>,
     /// Asks for another look at sysfs.
@@ -171,15 +172,17 @@ impl Steps {
         }
     }
 
-    /// Takes the disks of a device from the node, if it does not use it itself; what is another node's is not asked for.
+    /// Lets the machine at a device of this node, and takes its disks from the node, if that does not use it itself. What is
+    /// another node's is not asked for.
     async fn claim(&self, address: BusAddress) -> Result<Option<Claim>, String> {
-        let (root, node) = (self.root.clone(), self.node.clone());
-        let claimed = blocking(move || {
-            let place = scan::place_of(&root, address).filter(|place| !scan::is_imported(&root, place).unwrap_or(true));
-            let claimed = place.map(|place| host_use::claim(&root, &place)).transpose();
-            claimed.map_err(|host| host.message(&node))
-        })
-        .await;
+        let root = self.root.clone();
+        let of_node = move || {
+            let place = scan::place_of(&root, address);
+            Ok(place.filter(|place| !scan::is_imported(&root, place).unwrap_or(true)))
+        };
+        let Some(place) = blocking(of_node).await? else { return Ok(None) };
+        self.custody.open(address).await?;
+        let claimed = self.custody.claim(&place).await.map(Some);
         if claimed.is_err() {
             self.rescan.notify_one();
         }

@@ -205,6 +205,8 @@ fn an_exported_device_keeps_its_name_and_shows_its_driver() {
 }
 
 mod host_use {
+    use patchbay_core::host_use::Keyboards;
+
     use super::*;
     use crate::host_use::claim;
 
@@ -279,19 +281,19 @@ mod host_use {
     fn what_is_used_at_the_last_moment_cannot_be_claimed() {
         let node = Fixture::new();
         let place = "1-1".parse().unwrap();
-        assert!(claim(node.root(), &place).is_ok(), "nothing is plugged in there");
+        assert!(claim(node.root(), &place, &Keyboards::Free).is_ok(), "nothing is plugged in there");
         node.device("1-1").block("sda", "8:0").block("sda/sda1", "8:1");
         node.device("1-2").block("sdb", "8:16");
         node.write("dev/sda", "");
-        assert!(claim(node.root(), &place).is_ok());
+        assert!(claim(node.root(), &place, &Keyboards::Free).is_ok());
         mount(&node, "90 22 8:16 / /mnt/other rw - vfat /dev/sdb rw");
-        assert!(claim(node.root(), &place).is_ok(), "the other one is mounted");
+        assert!(claim(node.root(), &place, &Keyboards::Free).is_ok(), "the other one is mounted");
         mount(&node, "90 22 8:1 / /mnt/stick rw - vfat /dev/sda1 rw");
-        assert_eq!(claim(node.root(), &place).unwrap_err(), HostUse::mounted("/mnt/stick"));
+        assert_eq!(claim(node.root(), &place, &Keyboards::Free).unwrap_err(), HostUse::mounted("/mnt/stick"));
     }
 
     #[test]
-    fn a_network_interface_counts_when_it_carries_traffic() {
+    fn a_network_interface_counts_when_it_is_up_and_has_an_address() {
         let node = Fixture::new();
         let modem = node.device("1-1");
         modem.network("wwan0");
@@ -303,17 +305,71 @@ mod host_use {
         node.write("proc/net/if_inet6", "");
         node.write("proc/net/route", "Iface\tDestination\tGateway\nwwan0\t0000A8C0\t00000000\n");
         assert!(reason(&node).is_some());
-        modem.set("1:1.0/net/wwan0/carrier", "0\n");
-        assert_eq!(reason(&node), None);
+        modem.set("1:1.0/net/wwan0/flags", "0x1002\n");
+        assert_eq!(reason(&node), None, "it was taken down");
+        modem.unset("1:1.0/net/wwan0/flags");
+        assert_eq!(reason(&node), None, "it vanishes");
     }
 
     #[test]
-    fn a_member_of_a_bridge_counts_without_an_address() {
+    fn a_network_interface_that_carries_others_counts_without_an_address() {
+        for (what, link) in [("a member of a bridge", "master"), ("below a VLAN", "upper_eth1.7")] {
+            let node = Fixture::new();
+            let adapter = node.device("1-1");
+            adapter.network("eth1");
+            assert_eq!(reason(&node), None);
+            node.link(&format!("{}/1:1.0/net/eth1/{link}", adapter.folder()), "sys/devices/virtual/net/other");
+            assert_eq!(reason(&node).as_deref(), Some("network interface eth1"), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_file_system_on_a_loop_device_of_a_disk_is_seen() {
         let node = Fixture::new();
-        let adapter = node.device("1-1");
-        adapter.network("eth1");
-        node.link(&format!("{}/1:1.0/net/eth1/master", adapter.folder()), "sys/devices/virtual/net/br0");
-        assert!(reason(&node).is_some());
+        node.device("1-1").block("sda", "8:0");
+        let looped = "sys/devices/virtual/block/loop0";
+        node.write(&format!("{looped}/loop0p1/partition"), "1\n");
+        node.link("sys/dev/block/259:7", &format!("{looped}/loop0p1"));
+        mount(&node, "90 22 259:7 / /mnt/looped rw - ext4 /dev/loop0p1 rw");
+        node.write(&format!("{looped}/loop/backing_file"), "/var/lib/images/disk.img\n");
+        assert_eq!(reason(&node), None);
+        node.write(&format!("{looped}/loop/backing_file"), "/dev/sda\n");
+        assert_eq!(reason(&node).as_deref(), Some("mounted at /mnt/looped"));
+    }
+
+    #[test]
+    fn a_keyboard_of_the_console_is_the_nodes_when_that_is_configured() {
+        let node = Fixture::new();
+        node.device("1-1").keyboard("input3", "sysrq kbd event3 leds");
+        node.device("1-10").keyboard("input4", "event4");
+        node.device("1-2").keyboard("input5", "mouse0 event5");
+        let table = [
+            ("none", [None, None, None]),
+            ("all", [Some("console keyboard input3"), None, None]),
+            ("04d9:a1cd,46f4:0001", [Some("console keyboard input3"), None, None]),
+            ("04d9:a1cd", [None, None, None]),
+        ];
+        for (configured, expected) in table {
+            let consoles = configured.parse().unwrap();
+            let found = scan_with(node.root(), &consoles).devices;
+            let uses: Vec<_> = found.iter().map(|d| d.host_use.as_ref().map(ToString::to_string)).collect();
+            assert_eq!(uses, expected.map(|text| text.map(str::to_owned)), "{configured}");
+            let claimed = claim(node.root(), &"1-1".parse().unwrap(), &consoles);
+            assert_eq!(claimed.is_err(), expected[0].is_some(), "{configured}");
+        }
+        node.write("proc/bus/input/devices", b"I: Vendor=46f4\n\nS: Sysfs=/\nH: Handlers=kbd\n\n\xff\nI: \n\n");
+        assert!(scan_with(node.root(), &Keyboards::All).devices.iter().all(|d| d.host_use.is_none()), "odd tables");
+    }
+
+    #[test]
+    fn a_withheld_device_has_all_its_strings_and_is_not_in_use() {
+        let node = Fixture::new();
+        let stick = node.device("1-1");
+        stick.strings("ACME", "Stick", "S1");
+        assert!(only(&node).authorized);
+        stick.set("authorized", "0\n");
+        let found = only(&node);
+        assert_eq!((found.authorized, found.host_use, found.attributes.serial.as_deref()), (false, None, Some("S1")));
     }
 
     #[test]

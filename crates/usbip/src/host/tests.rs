@@ -139,6 +139,26 @@ fn releasing_frees_the_place_and_lets_the_host_driver_in() {
 }
 
 #[test]
+fn what_is_withheld_is_authorised_when_it_is_bound_and_not_before() {
+    let node = node();
+    let stick = node.device("1-2");
+    let authorized = || node.read(&format!("{}/authorized", stick.folder()));
+    stick.set("authorized", "0\n");
+    node.refuse("sys/bus/usb/drivers/usbip-host/bind");
+    assert!(bind(node.root(), &port()).is_err());
+    assert_eq!(authorized(), "0\n", "the node's drivers would have it");
+    std::fs::remove_file(node.root().path("sys/bus/usb/drivers/usbip-host/bind")).unwrap();
+    node.write("sys/bus/usb/drivers/usbip-host/bind", "");
+    bind(node.root(), &port()).unwrap();
+    assert_eq!(authorized(), "1");
+
+    // After a crash between the two.
+    stick.set("authorized", "0\n").exported("1-2", 1);
+    bind(node.root(), &port()).unwrap();
+    assert_eq!(authorized(), "1");
+}
+
+#[test]
 fn releasing_what_is_with_its_host_driver_writes_nothing() {
     let node = node();
     node.device("1-2");

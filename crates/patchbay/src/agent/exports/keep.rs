@@ -20,6 +20,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Takes back what nobody has a right to, for ever.
 pub(in crate::agent) async fn run(exports: Arc<Exports>) {
     let mut changed = exports.changed.subscribe();
+    // What is released goes to its host driver or to nobody: whether it is assigned has to be known.
+    exports.custody.ready().await;
     loop {
         changed.borrow_and_update();
         let unsettled = exports.look().await;
@@ -78,7 +80,7 @@ impl Exports {
             Keeping::Keep => return unsettled,
             Keeping::Cut => self.end(place).await,
             Keeping::Release => {
-                let released = self.release(place).await;
+                let released = self.release(&request.device, place).await;
                 if released.is_ok() {
                     self.forget(place).await;
                 }
