@@ -148,6 +148,7 @@ pub fn all() -> Vec<Scenario> {
         ),
         scenario("reading_goes_on_while_the_api_server_is_away", outages::api_server_away),
         scenario("a_disk_the_node_has_mounted_is_not_lent", host::a_mounted_disk_is_not_lent),
+        scenario("a_disk_that_is_assigned_is_kept_from_its_own_node", host::a_tenants_disk_is_kept_from_its_node),
         scenario("a_device_that_comes_and_goes_in_a_storm_disturbs_nobody", hostile::a_storm_disturbs_nobody),
         scenario("ports_that_somebody_else_uses_are_not_offered", outsiders::ports_of_theirs_are_not_offered),
         scenario("a_node_without_vhci_is_home_and_local_only", limits::node_without_vhci),

@@ -14,11 +14,11 @@ use crate::stage::{SOON, Stage, eventually, get};
 
 /// Starts the agent of node-1.
 pub(crate) fn start(stage: &Stage, fixture: &Fixture) -> Running {
-    start_on(stage, fixture, free_port().unwrap())
+    start_with(stage, fixture, free_port().unwrap(), &[])
 }
 
-/// The same, with the port on which other agents call it.
-pub(crate) fn start_on(stage: &Stage, fixture: &Fixture, port: u16) -> Running {
+/// The same, with the port on which other agents call it, and more options.
+pub(crate) fn start_with(stage: &Stage, fixture: &Fixture, port: u16, more: &[&str]) -> Running {
     let path = |name: &str| stage.folder().join(name).display().to_string();
     let arguments = [
         "agent".to_owned(),
@@ -31,7 +31,8 @@ pub(crate) fn start_on(stage: &Stage, fixture: &Fixture, port: u16) -> Running {
         format!("--port={port}"),
         format!("--health-port={}", free_port().unwrap()),
     ];
-    Running::agent(stage, "node-1", &arguments.each_ref().map(String::as_str))
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    Running::agent(stage, "node-1", &arguments)
 }
 
 #[test]
@@ -102,5 +103,55 @@ fn what_an_agent_finds_becomes_an_object_of_the_cluster() {
     stage.passes(Duration::from_secs(2));
     agent.stop();
     assert_eq!(stage.writes("agent").len(), writes);
+    stage.check(&controller);
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn a_device_that_is_assigned_is_with_nobody_unless_nodes_use_what_comes_back() {
+    let stage = Stage::open();
+    let controller = Running::leader(&stage, "controller-1");
+    let _node = Node::silent(&stage, "node-1");
+    stage.namespace("tenant");
+    let fixture = Fixture::new();
+    let stick = fixture.device("1-2");
+    stick.strings("ACME", "Stick", "S1");
+    let keyboard = fixture.device("1-3");
+    keyboard.strings("ACME", "Keyboard", "K1").keyboard("input3", "sysrq kbd event3");
+    let authorized = |expected: &str| {
+        let file = format!("{}/authorized", stick.folder());
+        eventually(&format!("authorized to be {expected}"), || match fixture.read(&file).trim() {
+            found if found == expected => Ok(()),
+            found => Err(found.to_owned()),
+        });
+    };
+    let named = |product: &str| {
+        eventually(&format!("a NodeUSBDevice of the {product}"), || {
+            let objects = crate::stage::list::<NodeUSBDevice>(&stage.all(), &kube::api::ListParams::default())?;
+            let mut names = objects.into_iter().filter_map(|object| object.metadata.name);
+            names.find(|name| name.starts_with(&format!("acme-{product}-"))).ok_or_else(|| "none".to_owned())
+        })
+    };
+    let mut agent = start(&stage, &fixture);
+    let (name, keys) = (named("stick"), named("keyboard"));
+    stage.assign(&name, Some("tenant"));
+    authorized("0");
+    stage.node_device_is(&name, "Ready", "Ready");
+    // What a former agent has withheld is known to the next one.
+    agent.stop();
+    let mut agent = start(&stage, &fixture);
+    stage.assign(&name, None);
+    authorized("1");
+    stage.assign(&name, Some("tenant"));
+    authorized("0");
+    stage.node_device_is(&keys, "Ready", "Ready");
+    agent.stop();
+
+    let mut agent =
+        start_with(&stage, &fixture, free_port().unwrap(), &["--return-to-host", "--console-keyboards=46f4:0001"]);
+    authorized("1");
+    let ready = stage.node_device_is(&keys, "Ready", "NotReady");
+    assert!(ready.message.contains("console"), "{ready:?}");
+    agent.stop();
     stage.check(&controller);
 }

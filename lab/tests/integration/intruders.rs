@@ -103,7 +103,7 @@ fn a_node_gets_what_a_pod_of_its_own_may_have_and_nothing_else() {
     fixture.device("1-2").strings("Logitech", "Webcam C920", "LENT00001");
     fixture.device("1-3").strings("Logitech", "Webcam C920", "FOREIGN01");
     let port = free_port().unwrap();
-    let mut agent = agent::start_on(&stage, &fixture, port);
+    let mut agent = agent::start_with(&stage, &fixture, port, &[]);
     agent.says("this node has a certificate", SOON);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let (lent, foreign) = (named(&stage, "LENT00001"), named(&stage, "FOREIGN01"));
