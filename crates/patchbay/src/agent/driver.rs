@@ -112,7 +112,7 @@ impl UsbDriver {
         }
         let port: PortName =
             name.parse().map_err(|e: patchbay_core::speed::PortNameError| DriverError::caused_by(&e))?;
-        let ours = self.records.facts().ports.contains_key(&port);
+        let ours = self.records.facts().last_claim(port).is_some();
         if !ours && self.inventory.borrow().is_free(port) != Some(true) {
             tracing::warn!(port = %port, "a port that is not free was allocated: its device has to wait");
         }

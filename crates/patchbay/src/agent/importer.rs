@@ -166,7 +166,7 @@ async fn observe(
         let address = inventory.behind(port.name);
         let stuck = enumeration.is_stuck(port.name, now);
         let occupied = (port.state != PortState::Free).then_some(Occupied { address, stuck });
-        (port.name, Port { occupied, record: facts.ports.get(&port.name).cloned() })
+        (port.name, Port { occupied, record: facts.claim(port).cloned() })
     });
     // A device that is bound to usbip-host is on its way to or from another node.
     let here = |d: &&(_, patchbay_usb::scan::Scanned)| d.1.driver.as_deref() != Some("usbip-host");

@@ -76,7 +76,7 @@ impl Inventory {
     /// The ports that are offered, up to [`MAX_PORTS`] of each half: first ours, then those that are free. What something
     /// else on this node uses is not offered.
     pub(super) fn offered(&self, facts: &Facts) -> Vec<&VhciPort> {
-        let ours = |p: &VhciPort| facts.ports.contains_key(&p.name);
+        let ours = |p: &VhciPort| facts.claim(p).is_some();
         let half = |hub| {
             let mut ports: Vec<_> = self.ports.iter().filter(|p| p.name.hub == hub).collect();
             ports.retain(|p| ours(p) || p.state == PortState::Free);
@@ -184,7 +184,7 @@ mod tests {
         };
         let inventory = Inventory { ports: (0..12).map(port).collect(), ..Inventory::default() };
         let mut facts = Facts::default();
-        facts.ports.extend(ours.iter().map(|index| (name(*index), "claim".into())));
+        ours.iter().for_each(|index| facts.own(name(*index), "claim".into(), 0));
         let offered = inventory.offered(&facts);
         offered.into_iter().map(|p| p.name.index).collect()
     }

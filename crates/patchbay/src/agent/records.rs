@@ -15,6 +15,7 @@ use patchbay_core::device::{BusAddress, PortPath};
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, Uid};
 use patchbay_core::speed::PortName;
 use patchbay_dra::atomic_file;
+use patchbay_usbip::status::VhciPort;
 use serde::{Deserialize, Serialize};
 
 /// The version of the file's format.
@@ -28,7 +29,10 @@ pub(super) struct Facts {
     /// The names published last, with the port each device was in.
     pub(super) names: BTreeMap<DeviceName, PortPath>,
     /// Ports that are ours, with the uid of the claim each is used for.
-    pub(super) ports: BTreeMap<PortName, Uid>,
+    ports: BTreeMap<PortName, Uid>,
+    /// The device that was attached to each: its bus and device number on its home node, as the kernel shows it for the port.
+    #[serde(default)]
+    devids: BTreeMap<PortName, u32>,
     /// Pods of virtual machines that may have devices from us.
     pub(super) machines: BTreeSet<Uid>,
     /// Devices that we bound to usbip-host, with the request each was bound for.
@@ -56,10 +60,39 @@ impl Default for Facts {
             version: VERSION,
             names: BTreeMap::new(),
             ports: BTreeMap::new(),
+            devids: BTreeMap::new(),
             machines: BTreeSet::new(),
             exports: BTreeMap::new(),
             withheld: BTreeMap::new(),
         }
+    }
+}
+
+impl Facts {
+    /// A port is used for a claim from now on, with this device of another node.
+    pub(super) fn own(&mut self, port: PortName, claim: Uid, devid: u32) {
+        self.ports.insert(port, claim);
+        self.devids.insert(port, devid);
+    }
+
+    /// A port is used for nothing any more.
+    pub(super) fn disown(&mut self, port: PortName) {
+        self.ports.remove(&port);
+        self.devids.remove(&port);
+    }
+
+    /// What a port was used for last, whatever there is now.
+    pub(super) fn last_claim(&self, port: PortName) -> Option<&Uid> {
+        self.ports.get(&port)
+    }
+
+    /// What a port is used for, if that is by us. When the session of ours has ended, somebody else may have attached another
+    /// device to the port, while no agent was there to see it.
+    pub(super) fn claim(&self, port: &VhciPort) -> Option<&Uid> {
+        let attached = port.import().map(|import| import.devid);
+        let of_ours = self.devids.get(&port.name).copied();
+        let other = attached.is_some() && of_ours.is_some() && attached != of_ours;
+        self.ports.get(&port.name).filter(|_| !other)
     }
 }
 
@@ -118,6 +151,8 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
+    use patchbay_usbip::status::{Import, PortState};
+
     use super::*;
 
     #[test]
@@ -125,13 +160,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("records.json");
         let records = Records::open(path.clone()).unwrap();
-        records.change(|f| drop(f.ports.insert("usb3-0".parse().unwrap(), "claim".into()))).unwrap();
+        records.change(|f| f.own("usb3-0".parse().unwrap(), "claim".into(), 0x2_0002)).unwrap();
         assert_eq!(Records::open(path.clone()).unwrap().facts(), records.facts());
         let former = br#"{"version":1,"names":{},"ports":{"usb3-0":"claim"},"machines":[],"exports":{}}"#;
         fs::write(&path, former).unwrap();
-        assert_eq!(Records::open(path.clone()).unwrap().facts(), records.facts(), "a former agent withheld nothing");
+        let facts = Records::open(path.clone()).unwrap().facts();
+        assert!(facts.withheld.is_empty() && facts.devids.is_empty(), "a former agent knew nothing of that");
+        assert_eq!(facts.ports, records.facts().ports);
         fs::write(&path, b"{\"version\":99}").unwrap();
         assert_eq!(Records::open(path.clone()).unwrap().facts(), Facts::default());
         assert!(path.with_extension("unreadable").exists());
+    }
+
+    #[test]
+    fn what_somebody_else_attaches_to_a_port_of_ours_is_not_ours() {
+        let name: PortName = "usb3-0".parse().unwrap();
+        let port = |state| VhciPort { number: 8, name, state };
+        let used = |devid| port(PortState::Used(Import { devid, speed: None, bus_id: None }));
+        let mut facts = Facts::default();
+        assert_eq!(facts.claim(&used(1)), None);
+        facts.own(name, "claim".into(), 1);
+        for (state, ours) in
+            [(used(1), true), (port(PortState::Free), true), (port(PortState::NotAssigned), true), (used(2), false)]
+        {
+            assert_eq!(facts.claim(&state).is_some(), ours, "{state:?}");
+        }
+        // A former agent has not written down which device it was.
+        facts.devids.clear();
+        assert!(facts.claim(&used(2)).is_some());
+        facts.disown(name);
+        assert_eq!(facts.claim(&port(PortState::Free)), None);
     }
 }

@@ -251,10 +251,10 @@ impl Steps {
         let (root, records, port, uid) =
             (self.root.clone(), self.records.clone(), wanted.port, wanted.claim.uid.clone());
         blocking(move || {
-            records.change(|facts| drop(facts.ports.insert(port, uid))).map_err(|e| format!("records: {e}"))?;
+            records.change(|facts| facts.own(port, uid, devid)).map_err(|e| format!("records: {e}"))?;
             vhci::attach(&root, port, socket.as_fd(), devid, speed).map_err(|error| {
                 // Nothing of ours is attached; what is there is somebody else's.
-                let forgotten = records.change(|facts| drop(facts.ports.remove(&port)));
+                let forgotten = records.change(|facts| facts.disown(port));
                 forgotten.map_or_else(|e| format!("{error}; records: {e}"), |()| error.to_string())
             })
         })
@@ -273,10 +273,10 @@ impl Steps {
     async fn disown(&self, port: PortName) -> Result<(), String> {
         let (root, records) = (self.root.clone(), self.records.clone());
         blocking(move || {
-            if records.facts().ports.contains_key(&port) && !vhci::is_free(&root, port) {
+            if records.facts().last_claim(port).is_some() && !vhci::is_free(&root, port) {
                 return Err(format!("port {port} is not free yet"));
             }
-            records.change(|facts| drop(facts.ports.remove(&port))).map_err(|e| format!("records: {e}"))
+            records.change(|facts| facts.disown(port)).map_err(|e| format!("records: {e}"))
         })
         .await
     }
@@ -284,7 +284,7 @@ impl Steps {
     /// Frees the port of a call that was given up.
     async fn take_back(&self, wanted: &Wanted<'_>) -> Result<(), String> {
         let (root, port) = (self.root.clone(), wanted.port);
-        if self.records.facts().ports.get(&port) != Some(&wanted.claim.uid) {
+        if self.records.facts().last_claim(port) != Some(&wanted.claim.uid) {
             return Ok(());
         }
         blocking(move || vhci::detach(&root, port).map_err(|e| e.to_string())).await?;
