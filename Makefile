@@ -4,7 +4,7 @@
 export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
 LAB = cargo run --quiet --package patchbay-lab --bin lab --
 
-.PHONY: help demo test check packages unit lab-parts scenarios bench lab-up lab-down fmt
+.PHONY: help demo test check sbom packages unit lab-parts scenarios bench lab-up lab-down fmt
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ test: ## everything: checks, unit and property tests, exploration, and the scena
 
 check: ## formatting, lints, layers, licences: no cluster needed
 	@scripts/check
+
+sbom: ## what the programs are made of: CycloneDX files in target/sbom
+	@scripts/sbom
 
 packages: ## installs what tests and lab need from this machine's distribution
 	@$(LAB) packages
