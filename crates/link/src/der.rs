@@ -1,9 +1,10 @@
 //! The parts that certificates and requests for them have in common, read from DER (X.690). Anybody may have written them.
 
 use patchbay_core::conditions::Seconds;
+use patchbay_core::device::{clean, is_invisible};
 use patchbay_core::trust::Validity;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use x509_cert::SubjectPublicKeyInfo;
 use x509_cert::der::oid::db::rfc4519::{COMMON_NAME, ORGANIZATION_NAME};
 use x509_cert::der::oid::db::rfc5912::{ID_EC_PUBLIC_KEY, SECP_256_R_1};
@@ -14,6 +15,9 @@ use x509_cert::time::Time;
 
 /// The length of a point of the curve P-256, uncompressed: a byte, and two numbers of 256 bits.
 const POINT: usize = 65;
+
+/// The longest explanation, in bytes.
+const MAX_WHY: usize = 200;
 
 /// What is read of a certificate.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +52,12 @@ pub(crate) fn certificate(der: &[u8]) -> Result<Certificate, String> {
 /// # Errors
 /// There is none; in words.
 pub(crate) fn certificate_of_pem(pem: &str) -> Result<Certificate, String> {
-    certificate(&CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| error.to_string())?)
+    certificate(&CertificateDer::from_pem_slice(pem.as_bytes()).map_err(why)?)
+}
+
+/// Why a text is no PEM, on one short line: the error itself repeats as much of the text as there is.
+pub(crate) fn why(error: pem::Error) -> String {
+    clean(&error.to_string(), MAX_WHY).unwrap_or_default()
 }
 
 /// Reads what can be written in one way only, and is written in that way: all of it is known then.
@@ -80,7 +89,7 @@ pub(crate) fn name(name: &Name) -> Vec<String> {
 
 /// Bytes for people to read.
 pub(crate) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() || is_invisible(c) { '?' } else { c }).collect()
 }
 
 /// The point of a public key, if it is on the curve P-256.

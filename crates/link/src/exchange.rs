@@ -3,9 +3,13 @@
 //! Each is a frame: the length as four bytes, big endian, at most [`MAX_FRAME`], then that much JSON. Fields that are not
 //! known are ignored, so a version number changes only when the meaning does. The home agent answers a request of another
 //! version with `denied`, in words, whatever else is in it.
+//!
+//! What is read here may have been written by anybody who has a certificate, so names are of the characters that names in
+//! Kubernetes have, and words are on one line and show what they are.
 
 use std::io;
 
+use patchbay_core::device::is_invisible;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -16,6 +20,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const MAX_FRAME: usize = 4096;
 /// Longest reason, in characters, so that it fits into a frame however it is escaped.
 const MAX_REASON: usize = 900;
+/// Longest name in a request, in bytes: Kubernetes has none that is longer.
+const MAX_NAME: usize = 253;
 
 /// The ResourceClaim that an import is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,16 +104,26 @@ struct AnyRequest {
 /// An answer as it goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "camelCase")]
-pub(crate) enum Answer {
-    Wait { reason: String },
+pub enum Answer {
+    /// Not yet.
+    Wait {
+        /// Why, on one line.
+        reason: String,
+    },
+    /// Yes, to an [`Import`].
     Granted(Granted),
+    /// Yes, to a [`Migrate`].
     Accepted,
-    Denied { reason: String },
+    /// No.
+    Denied {
+        /// Why, on one line.
+        reason: String,
+    },
 }
 
-/// A frame that cannot be read.
+/// A frame that cannot be read, or not be written.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     /// The stream failed or ended.
     #[error(transparent)]
     Stream(#[from] io::Error),
@@ -123,18 +139,40 @@ pub(crate) enum FrameError {
 
 impl Request {
     /// The request's frame.
-    pub(crate) fn frame(&self) -> Result<Vec<u8>, FrameError> {
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn frame(&self) -> Result<Vec<u8>, FrameError> {
         frame(&Sent { version: VERSION, request: self })
     }
 
     /// Reads a request and checks its version first.
-    pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, FrameError> {
+    ///
+    /// # Errors
+    /// The stream fails or ends, what comes is no request of this version, or it names what Kubernetes could not have.
+    pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, FrameError> {
         let frame = read_frame(stream).await?;
         let AnyRequest { version } = parse(&frame)?;
         if version != VERSION {
             return Err(FrameError::Version(version));
         }
-        parse(&frame)
+        let request: Self = parse(&frame)?;
+        match request.names().into_iter().find(|name| !is_name(name)) {
+            None => Ok(request),
+            Some(name) => Err(FrameError::Malformed(tidy(&format!("a request about {name:?}, which is no name")))),
+        }
+    }
+
+    /// All names in it.
+    fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Import(Import { claim, pool, device }) => {
+                vec![&claim.namespace, &claim.name, &claim.uid, pool, device]
+            }
+            Self::Migrate(Migrate { namespace, source, target }) => {
+                vec![namespace, &source.name, &source.uid, &target.name, &target.uid]
+            }
+        }
     }
 }
 
@@ -147,8 +185,19 @@ impl Answer {
         Self::Denied { reason: tidy(reason) }
     }
 
+    /// The answer's frame.
+    ///
+    /// # Errors
+    /// It is too long: those that are made or read here never are.
+    pub fn frame(&self) -> Result<Vec<u8>, FrameError> {
+        frame(self)
+    }
+
     /// Reads an answer; what it says is safe to show and to hand to the kernel.
-    pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, FrameError> {
+    ///
+    /// # Errors
+    /// The stream fails or ends, or what comes is no answer.
+    pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, FrameError> {
         Ok(match parse(&read_frame(stream).await?)? {
             Self::Wait { reason } => Self::wait(&reason),
             Self::Denied { reason } => Self::denied(&reason),
@@ -173,16 +222,22 @@ impl Granted {
     }
 }
 
-/// One line that fits a frame.
+/// One line that fits a frame, of characters that can be seen.
 fn tidy(reason: &str) -> String {
-    reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect()
+    reason.chars().map(|c| if c.is_control() || is_invisible(c) { ' ' } else { c }).take(MAX_REASON).collect()
+}
+
+/// Whether Kubernetes might have such a name, uid or pool.
+fn is_name(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '/');
+    (1..=MAX_NAME).contains(&text.len()) && text.chars().all(inner) && !text.contains("..")
 }
 
 /// The bytes of a frame.
 ///
 /// # Errors
 /// [`FrameError::Malformed`] when it would be too long.
-pub(crate) fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
+fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     let json = serde_json::to_vec(message).map_err(|error| FrameError::Malformed(error.to_string()))?;
     match u32::try_from(json.len()) {
         Ok(length) if json.len() <= MAX_FRAME => Ok([length.to_be_bytes().as_slice(), &json].concat()),
@@ -204,7 +259,8 @@ async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Fr
 
 fn parse<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
     serde_json::from_slice(frame)
-        .map_err(|error| FrameError::Malformed(format!("a frame that cannot be understood: {error}")))
+        // The error repeats words of the frame.
+        .map_err(|error| FrameError::Malformed(tidy(&format!("a frame that cannot be understood: {error}"))))
 }
 
 #[cfg(test)]
@@ -260,6 +316,29 @@ mod tests {
         assert!(matches!(Request::read(&mut later.as_slice()).await, Err(FrameError::Version(2))));
         let unknown = framed(&json!({"version": 1, "request": "teleport"}));
         assert!(matches!(Request::read(&mut unknown.as_slice()).await, Err(FrameError::Malformed(_))));
+    }
+
+    /// serde repeats the word it does not know.
+    #[tokio::test]
+    async fn an_error_is_one_line_of_characters_that_can_be_seen() {
+        let word = "\u{1b}[31m\u{202e}a\r\nb";
+        for text in [json!({"version": 1, "request": word}), json!({"answer": word})] {
+            let request = Request::read(&mut framed(&text).as_slice()).await.unwrap_err().to_string();
+            let answer = Answer::read(&mut framed(&text).as_slice()).await.unwrap_err().to_string();
+            assert!(!(request + &answer).contains(|c: char| c.is_control() || is_invisible(c)), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_about_what_kubernetes_could_not_have_is_refused() {
+        for odd in ["", "../../etc", "a\n", "a b", "\u{202e}a", &"a".repeat(254)] {
+            let import = Request::Import(Import { device: odd.to_owned(), ..import() });
+            let target = Pod { name: "vm-a".into(), uid: odd.to_owned() };
+            for request in [import, Request::Migrate(Migrate { target, ..migrate() })] {
+                let read = Request::read(&mut request.frame().unwrap().as_slice()).await;
+                assert!(matches!(read, Err(FrameError::Malformed(_))), "{odd:?}");
+            }
+        }
     }
 
     #[tokio::test]

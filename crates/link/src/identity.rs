@@ -65,7 +65,7 @@ impl Identity {
         let roots = Arc::new(roots(authorities)?);
         let chain = certificates(certificate, "certificate")?;
         let secret =
-            PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| content("private key")(error.to_string()))?;
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| content("private key")(der::why(error)))?;
         let leaf = chain.first().ok_or_else(|| content("certificate")("there is none".to_owned()))?;
         let node = node_of(leaf).map_err(IdentityError::Name)?;
         let validity = der::certificate(leaf).map_err(content("certificate"))?.validity;
@@ -154,7 +154,7 @@ pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Result<String, String
 fn certificates(pem: &str, wanted: &'static str) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|error| IdentityError::Content { wanted, why: error.to_string() })
+        .map_err(|error| IdentityError::Content { wanted, why: der::why(error) })
 }
 
 fn roots(pem: &str) -> Result<RootCertStore, IdentityError> {

@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 
-use crate::exchange::{Answer, Granted, Request, frame};
+use crate::exchange::{Answer, Granted, Request};
 use crate::records::Records;
 use crate::session::Session;
 use crate::{LinkError, Timing};
@@ -143,7 +143,7 @@ impl Incoming {
     /// Says something within the time that one frame may take.
     async fn say(&mut self, answer: &Answer) -> Result<(), LinkError> {
         let (peer, limit, step) = (self.peer, self.timing.request, "sending an answer");
-        let bytes = frame(answer).map_err(|error| LinkError::Protocol { peer, what: error.to_string() })?;
+        let bytes = answer.frame().map_err(|error| LinkError::Protocol { peer, what: error.to_string() })?;
         let send = async {
             // One write takes the whole frame or none of it, so that a caller who stops waiting leaves no half frame behind.
             let taken = self.stream.write(&bytes).await?;

@@ -58,7 +58,7 @@ pub use authority::{Authority, AuthorityError};
 pub use call::{call, migrate};
 pub use credentials::{Credentials, Standing};
 pub use error::LinkError;
-pub use exchange::{Claim, Granted, Import, Migrate, Pod, Request};
+pub use exchange::{Answer, Claim, FrameError, Granted, Import, Migrate, Pod, Request};
 pub use identity::{Identity, IdentityError};
 pub use incoming::Incoming;
 pub use key::{KeyError, PrivateKey};

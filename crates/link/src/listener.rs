@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::credentials::Credentials;
-use crate::exchange::{Answer, FrameError, Request, frame};
+use crate::exchange::{Answer, FrameError, Request};
 use crate::identity::node_of;
 use crate::incoming::Incoming;
 use crate::records::Records;
@@ -181,7 +181,7 @@ async fn hear(tcp: TcpStream, peer: SocketAddr, acceptor: &TlsAcceptor, timing: 
         Ok(Err(error)) => {
             let what = error.to_string();
             // Best effort: the caller is told, and if it does not listen, it was wrong anyway.
-            if let Ok(answer) = frame(&Answer::denied(&what)) {
+            if let Ok(answer) = Answer::denied(&what).frame() {
                 let tell = async { stream.write_all(&answer).await.is_ok() && stream.flush().await.is_ok() };
                 if timeout(timing.request, tell).await.is_ok() {
                     linger(stream.into_inner().0).await;

@@ -18,7 +18,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
 use x509_cert::request::{CertReq, ExtensionReq};
 
-use crate::der::{name, point, text, whole};
+use crate::der::{name, point, text, whole, why};
 
 /// Longer ones are not looked at. Those of agents have some 500 bytes.
 const MAX: usize = 8 << 10;
@@ -36,7 +36,7 @@ pub(crate) fn parse(pem: &[u8]) -> Result<(Asked, Option<Vec<u8>>), String> {
     if pem.len() > MAX {
         return Err(format!("it has more than {MAX} bytes"));
     }
-    let der = CertificateSigningRequestDer::from_pem_slice(pem).map_err(|error| error.to_string())?;
+    let der = CertificateSigningRequestDer::from_pem_slice(pem).map_err(why)?;
     let request: CertReq = whole(&der).map_err(|error| error.to_string())?;
     let point = point(&request.info.public_key);
     if let Some(point) = &point {

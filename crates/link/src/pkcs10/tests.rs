@@ -208,6 +208,18 @@ fn what_is_no_request_or_not_signed_with_its_key_is_refused() {
     assert!(read(pem(&more).as_bytes()).is_err());
 }
 
+/// Found by fuzzing: the error went into the condition of the request with all of the text.
+#[test]
+fn an_error_does_not_repeat_all_that_it_is_about() {
+    for text in [
+        "-----BEGIN ".to_owned() + &"\u{7}x".repeat(2000),
+        "-----BEGIN A-----\n-----END ".to_owned() + &"y".repeat(4000),
+    ] {
+        let error = read(text.as_bytes()).unwrap_err();
+        assert!(error.len() <= 200 && !error.contains(char::is_control), "{error}");
+    }
+}
+
 #[test]
 fn lengths_beyond_all_memory_are_refused() {
     for length in [u64::MAX, u64::MAX - 11] {
