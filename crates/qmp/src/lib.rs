@@ -17,7 +17,8 @@
 //! * [`Monitor`]: the commands, one method each;
 //! * [`usb`]: plug, unplug and list by the name of a device, over any leftovers;
 //! * [`migration`]: move a guest to another QEMU;
-//! * [`topology`]: where the guest sees its USB devices.
+//! * [`topology`]: where the guest sees its USB devices;
+//! * [`Lines`] and [`Message`]: what the bytes of the socket mean.
 
 mod driver;
 mod error;
@@ -39,5 +40,6 @@ mod moving;
 mod real;
 
 pub use error::QmpError;
-pub use message::Event;
+pub use line::{Lines, MAX_LINE, TooLong};
+pub use message::{Event, Malformed, Message, Refusal};
 pub use monitor::{FdInSet, FdSet, FdSetInfo, Monitor, Status};

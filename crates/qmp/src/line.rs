@@ -1,17 +1,17 @@
 //! Lines out of a byte stream, with a limit.
 
 /// Longest line that is accepted. QEMU's largest real answers are some tens of kilobytes.
-pub(crate) const MAX_LINE: usize = 1 << 20;
+pub const MAX_LINE: usize = 1 << 20;
 
 /// The peer sent more than [`MAX_LINE`] bytes without a line's end.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooLong;
+pub struct TooLong;
 
 /// Collects bytes and gives back whole lines, in order, without their ends.
 ///
 /// Never holds more than [`MAX_LINE`] bytes plus what one `push` brought.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+pub struct Lines {
     buffer: Vec<u8>,
     /// Bytes at the front of the buffer known to hold no line end.
     scanned: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Adds what was read.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -27,7 +27,7 @@ impl Lines {
     ///
     /// # Errors
     /// [`TooLong`] for a line, finished or not, over the limit. The stream cannot be used after that.
-    pub(crate) fn next_line(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
+    pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
         let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
         let Some(at) = fresh.iter().position(|byte| *byte == b'\n') else {
             self.scanned = self.buffer.len();

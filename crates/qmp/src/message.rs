@@ -18,18 +18,25 @@ pub struct Event {
 
 /// QEMU's no to a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) class: String,
-    pub(crate) description: String,
+pub struct Refusal {
+    /// QEMU's class of errors, on one line.
+    pub class: String,
+    /// QEMU's words, on one line.
+    pub description: String,
 }
 
 /// One line from the monitor.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Message {
+pub enum Message {
     /// The first line of every connection.
     Greeting,
     /// The answer to the command with this id.
-    Answer { id: u64, outcome: Result<Value, Refusal> },
+    Answer {
+        /// The command's id.
+        id: u64,
+        /// What it brought.
+        outcome: Result<Value, Refusal>,
+    },
     /// An event. `None` when its name or device is absurdly long, so nobody waits for it.
     Event(Option<Event>),
 }
@@ -37,11 +44,14 @@ pub(crate) enum Message {
 /// The line is none of the above.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Malformed(String);
+pub struct Malformed(String);
 
 impl Message {
-    /// Reads one line.
-    pub(crate) fn parse(line: &[u8]) -> Result<Self, Malformed> {
+    /// Reads one line, without its end.
+    ///
+    /// # Errors
+    /// It is no line of the protocol.
+    pub fn parse(line: &[u8]) -> Result<Self, Malformed> {
         let value: Value = serde_json::from_slice(line).map_err(|error| Malformed(format!("invalid JSON: {error}")))?;
         let Value::Object(mut fields) = value else {
             return Err(Malformed("a line that is not a JSON object".into()));
