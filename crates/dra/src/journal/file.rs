@@ -50,9 +50,7 @@ pub(super) fn boot() -> Option<String> {
 
 /// Replaces the file. Blocks on the disk.
 pub(super) fn write(path: &Path, boot: Option<String>, records: Records) -> io::Result<()> {
-    let file = File { version: VERSION, boot, claims: records.0 };
-    let content = serde_json::to_vec_pretty(&file)?;
-    atomic_file::replace(path, &content, 0o600)
+    atomic_file::replace(path, &records.content(boot)?, 0o600)
 }
 
 /// Reads the file. What cannot be used is set aside. Blocks on the disk.
@@ -60,7 +58,7 @@ pub(super) fn load(path: &Path, boot: Option<&str>) -> Loaded {
     let problem = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Loaded::default(),
         Err(error) => format!("it cannot be read: {error}"),
-        Ok(content) => match parse(&content, boot) {
+        Ok(content) => match Records::parse(&content, boot) {
             Ok(records) => return Loaded { records, lost: false },
             Err(problem) => problem,
         },
@@ -79,19 +77,33 @@ pub(super) fn load(path: &Path, boot: Option<&str>) -> Loaded {
     Loaded { records: Records::default(), lost: true }
 }
 
-/// Understands the file's content.
-pub(super) fn parse(content: &[u8], boot: Option<&str>) -> Result<Records, String> {
-    let header: Header = serde_json::from_slice(content).map_err(|error| format!("it is damaged: {error}"))?;
-    if header.version != VERSION {
-        return Err(format!("its version is {}, this program knows version {VERSION}", header.version));
+impl Records {
+    /// Understands the content of a journal's file. `boot` is the present boot, if it is known: what was prepared in another
+    /// one is [`State::Preparing`](super::State::Preparing).
+    ///
+    /// # Errors
+    /// It is damaged, or of another version; in words.
+    pub fn parse(content: &[u8], boot: Option<&str>) -> Result<Self, String> {
+        let header: Header = serde_json::from_slice(content).map_err(|error| format!("it is damaged: {error}"))?;
+        if header.version != VERSION {
+            return Err(format!("its version is {}, this program knows version {VERSION}", header.version));
+        }
+        let file: File = serde_json::from_slice(content).map_err(|error| format!("it is damaged: {error}"))?;
+        let mut claims = file.claims;
+        let rebooted = matches!((file.boot.as_deref(), boot), (Some(then), Some(now)) if then != now);
+        if rebooted {
+            claims.values_mut().for_each(Record::expire);
+        }
+        Ok(Self(claims))
     }
-    let file: File = serde_json::from_slice(content).map_err(|error| format!("it is damaged: {error}"))?;
-    let mut claims = file.claims;
-    let rebooted = matches!((file.boot.as_deref(), boot), (Some(then), Some(now)) if then != now);
-    if rebooted {
-        claims.values_mut().for_each(Record::expire);
+
+    /// The content of a journal's file with these records, written in this boot.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON: what was read always can.
+    pub fn content(self, boot: Option<String>) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec_pretty(&File { version: VERSION, boot, claims: self.0 })?)
     }
-    Ok(Records(claims))
 }
 
 /// A free name for a journal that is set aside.
@@ -183,9 +195,9 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
             let cut = whole.get(..length).unwrap();
-            assert!(parse(cut, None).is_err(), "{}", String::from_utf8_lossy(cut));
+            assert!(Records::parse(cut, None).is_err(), "{}", String::from_utf8_lossy(cut));
         }
-        assert_eq!(parse(&whole, None), Ok(records()));
+        assert_eq!(Records::parse(&whole, None), Ok(records()));
         let _: Value = serde_json::from_slice(&whole).unwrap();
     }
 }

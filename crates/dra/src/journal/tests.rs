@@ -68,7 +68,7 @@ async fn watchers_see_each_change_after_it_is_on_the_disk() {
     });
     while watch.changed().await.is_ok() {
         let seen = watch.borrow_and_update().clone();
-        let on_disk = file::parse(&fs::read(&path).unwrap(), None).unwrap();
+        let on_disk = Records::parse(&fs::read(&path).unwrap(), None).unwrap();
         // The file may be ahead of what was seen, never behind.
         let done = |records: &Records| records.prepared().count();
         assert!(done(&on_disk) >= done(&seen));
