@@ -17,7 +17,7 @@
 //! | [`crowd`] | which of too many callers has to go |
 //! | [`trust`] | who is who: which certificates are signed, by whom, and when they are renewed |
 //!
-//! The vocabulary ([`names`], [`device`], [`speed`], [`age`]) makes illegal values unwritable: text is parsed once, at the edge.
+//! The vocabulary ([`names`], [`device`], [`device_parameters`], [`speed`], [`age`]) makes illegal values unwritable: text is parsed once, at the edge.
 
 pub mod age;
 pub mod conditions;
@@ -25,6 +25,7 @@ pub mod controller;
 pub mod crowd;
 pub mod custody;
 pub mod device;
+pub mod device_parameters;
 pub mod doctor;
 pub mod home;
 pub mod host_use;

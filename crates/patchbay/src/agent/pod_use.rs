@@ -3,10 +3,10 @@
 //! Such a claim has a device and, with it, a port of this node or the device's token. The claims of an attachment have one
 //! of the two each: they ask for nothing here, the attachment pod does.
 
+use patchbay_core::device_parameters::DeviceParameters;
 use patchbay_core::importer::Source;
 use patchbay_core::names::{ClaimName, ClaimRef, DeviceName, Namespace, NodeName, Uid};
 use patchbay_dra::{AllocatedDevice, Record, State};
-use serde::Deserialize;
 
 /// What a pod gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,20 +16,6 @@ pub(super) struct PodUse {
     /// It also wants the disks that the device has.
     pub(super) disks: bool,
 }
-
-/// The parameters that a claim may have for its device.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Parameters {
-    #[serde(rename = "apiVersion")]
-    api_version: String,
-    kind: String,
-    #[serde(default)]
-    block_devices: bool,
-}
-
-const API_VERSION: &str = "usb.virtualization.deckhouse.io/v1alpha1";
-const KIND: &str = "DeviceParameters";
 
 impl PodUse {
     /// Reads what is allocated to a claim. None when it is an attachment's.
@@ -89,21 +75,11 @@ impl PodUse {
     }
 }
 
-/// Whether any of the parameters asks for disks; the last one counts.
+/// Whether the parameters ask for disks; the last ones count.
 fn disks(device: &AllocatedDevice) -> Result<bool, String> {
-    let mut disks = false;
-    for config in &device.config {
-        let read: Parameters = serde_json::from_value(config.parameters.clone())
-            .map_err(|e| format!("the parameters for the device are not understood ({e}): see docs/driver.md"))?;
-        if read.api_version != API_VERSION || read.kind != KIND {
-            return Err(format!(
-                "the parameters for the device are a {} of {}: {KIND} of {API_VERSION} is understood",
-                read.kind, read.api_version
-            ));
-        }
-        disks = read.block_devices;
-    }
-    Ok(disks)
+    let read = device.config.iter().map(|config| DeviceParameters::read(&config.parameters));
+    let all: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    Ok(all.last().is_some_and(|parameters| parameters.block_devices))
 }
 
 #[cfg(test)]
@@ -166,11 +142,8 @@ mod tests {
 
     #[test]
     fn disks_are_given_to_those_who_ask() {
-        let ask = |value: Value| with(json!({"apiVersion": API_VERSION, "kind": KIND, "blockDevices": value}));
-        assert_eq!(ask(json!(true)), Ok(true));
-        assert_eq!(with(json!({"apiVersion": API_VERSION, "kind": KIND})), Ok(false));
-        assert!(ask(json!("yes")).is_err());
-        assert!(with(json!({"apiVersion": "v1", "kind": KIND})).unwrap_err().contains("is understood"));
-        assert!(with(json!({"apiVersion": API_VERSION, "kind": KIND, "disks": true})).is_err());
+        let ask = |block_devices| with(serde_json::to_value(DeviceParameters { block_devices }.written()).unwrap());
+        assert_eq!((ask(true), ask(false)), (Ok(true), Ok(false)));
+        assert!(with(json!({"apiVersion": "v1", "kind": "DeviceParameters"})).unwrap_err().contains("is understood"));
     }
 }
