@@ -17,6 +17,7 @@ const NEEDED: &[&str] = &[
     "debian-archive-keyring",
     "e2fsprogs",
     "flex",
+    "g++",
     "gcc",
     "iproute2",
     "libc6-dev",
