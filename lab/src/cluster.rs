@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::cache::Cache;
 use crate::command::Command;
 use crate::guest::Guest;
+use crate::helm::Helm;
 use crate::kubectl::Kubectl;
 use crate::node::{Hardware, Node};
 use crate::parts::Parts;
@@ -215,12 +216,21 @@ impl Lab {
         self.kubectl.apply_yaml_in(namespace, yaml)
     }
 
-    /// Installs the product: every file of the repository's `deploy` folder, in the order of their names.
+    /// Helm with the administrator's identity.
+    pub fn helm(&self) -> Helm {
+        Helm {
+            program: self.parts.bin.join("helm"),
+            kubeconfig: self.plane.admin(),
+            log: self.options.logs.join("helm.log"),
+        }
+    }
+
+    /// Installs the product with the repository's chart.
     ///
     /// # Errors
-    /// When there is none, or the API server refuses one.
+    /// When the chart makes no sense, or the API server refuses something in it.
     pub fn install(&self) -> Result<()> {
-        install::install(&self.kubectl)
+        install::install(&self.helm())
     }
 
     /// Waits until `look` gives a value; its `Err` says what it saw instead.

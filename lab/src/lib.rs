@@ -15,6 +15,7 @@ pub mod cpio;
 pub mod demo;
 pub mod events;
 pub mod guest;
+pub mod helm;
 pub mod history;
 pub mod install;
 pub mod keeper;

@@ -238,7 +238,10 @@ fn rights_fit(begin: SystemTime) -> Result<bool> {
     if complaints.is_empty() {
         println!("ok      every right of our accounts was used, and none was missing");
     } else {
-        println!("FAILED  rights of our accounts (deploy/20-rbac.yaml)\n        {}", complaints.join("\n        "));
+        println!(
+            "FAILED  rights of our accounts (charts/patchbay/templates/rbac.yaml)\n        {}",
+            complaints.join("\n        ")
+        );
     }
     Ok(complaints.is_empty())
 }

@@ -1,4 +1,4 @@
-//! The parts of a lab: everything that is built once and then only used. Kubernetes and containerd from Go modules,
+//! The parts of a lab: everything that is built once and then only used. Kubernetes, containerd and Helm from Go modules,
 //! a User-Mode Linux kernel from Debian's kernel source, Debian's own kernel, the disk that nodes start from, and
 //! container images.
 //!
@@ -31,7 +31,7 @@ pub use release::Release;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Parts {
     /// A folder of programs for the host: `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `etcd`,
-    /// `kubectl`, `kubelet`, `containerd`, `containerd-shim-runc-v2`, `ctr`.
+    /// `kubectl`, `kubelet`, `helm`, `containerd`, `containerd-shim-runc-v2`, `ctr`.
     pub bin: PathBuf,
     /// Our own program, static.
     pub patchbay: PathBuf,
@@ -84,6 +84,7 @@ pub fn build(release: Release) -> Result<Parts> {
     host::packages(&builder)?;
     let kube = programs::kubernetes(&builder, release)?;
     let containerd = programs::containerd(&builder)?;
+    let helm = programs::helm(&builder)?;
     let debian = debian::Debian::open(&builder)?;
     let linux = kernel::build(&builder, &debian)?;
     let stock = stock::build(&builder, &debian)?;
@@ -94,7 +95,11 @@ pub fn build(release: Release) -> Result<Parts> {
     Ok(Parts {
         patchbay,
         kubectl_usb,
-        bin: programs::links(&builder, &kube, &containerd)?,
+        bin: programs::links(
+            &builder,
+            &kube,
+            &[(containerd.as_path(), programs::CONTAINERD), (helm.as_path(), programs::HELM)],
+        )?,
         linux,
         initramfs,
         root,
@@ -106,6 +111,14 @@ pub fn build(release: Release) -> Result<Parts> {
         release,
         kubernetes: kube.version,
     })
+}
+
+/// Builds Helm, if it is missing, and nothing else.
+///
+/// # Errors
+/// If its modules cannot be downloaded or compiled.
+pub fn helm() -> Result<PathBuf> {
+    Ok(programs::helm(&Builder::new()?)?.join("helm"))
 }
 
 /// What every builder needs: the cache and this repository.

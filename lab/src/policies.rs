@@ -1,4 +1,4 @@
-//! When the admission policies of `deploy/` are in force: an API server takes up to a second to notice them.
+//! When the admission policies of the chart are in force: an API server takes up to a second to notice them.
 
 use std::fmt::Debug;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The product in the lab: installed from the repository's own manifests.
+//! The product in the lab: installed with the repository's own chart.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const START: Duration = Duration::from_secs(90);
 /// Installs it and waits until the controller and every agent run.
 ///
 /// # Errors
-/// When a manifest is refused or something does not start in time.
+/// When the chart is refused or something does not start in time.
 pub fn install(lab: &Lab) -> Result<()> {
     step("installing Patchbay", || {
         lab.install()?;

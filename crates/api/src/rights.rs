@@ -1,4 +1,4 @@
-//! What our programs need to do, and `SubjectAccessReview`s that ask whether they may. The same as `deploy/20-rbac.yaml`;
+//! What our programs need to do, and `SubjectAccessReview`s that ask whether they may. The same as `charts/patchbay/templates/rbac.yaml`;
 //! a test compares them.
 
 use k8s_openapi::api::authorization::v1::{

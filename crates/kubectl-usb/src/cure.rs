@@ -16,10 +16,9 @@ pub(crate) fn lines(remedy: &Remedy) -> Vec<Line> {
             ),
             run("kubectl api-resources --api-group=resource.k8s.io"),
         ],
-        Remedy::Apply(file) => vec![
-            say("Install that part again, from the folder of the version that runs:"),
-            run(format!("kubectl apply --server-side -f deploy/{file}")),
-        ],
+        Remedy::Install => {
+            vec![say("Install it again, with the chart of the version that runs:"), run(upgrade("--force-conflicts"))]
+        }
         Remedy::Describe(kind @ "customresourcedefinition", name) => {
             vec![say("Kubernetes says why:"), run(format!("kubectl describe {kind} {name}"))]
         }
@@ -30,9 +29,9 @@ pub(crate) fn lines(remedy: &Remedy) -> Vec<Line> {
             let previous = if *previous { " --previous" } else { "" };
             vec![say("What it has written:"), run(format!("kubectl logs {pod} -n {NAMESPACE}{previous}"))]
         }
-        Remedy::MoreMemory(kind, name) => vec![
+        Remedy::MoreMemory(name) => vec![
             say("Let it have more memory; no guest notices the restart:"),
-            run(format!("kubectl set resources {kind} {name} -n {NAMESPACE} --limits=memory=256Mi")),
+            run(upgrade(&format!("--set {name}.resources.limits.memory=256Mi"))),
         ],
         Remedy::HealNode(node) => vec![say("Bring the node back:"), run(format!("kubectl describe node {node}"))],
         Remedy::ShowNode(node) => vec![
@@ -51,4 +50,9 @@ pub(crate) fn lines(remedy: &Remedy) -> Vec<Line> {
             vec![say("Kubernetes says why:"), run(format!("kubectl describe {kind} {name} -n {namespace}"))]
         }
     }
+}
+
+/// The command that installs the chart again as it was, but for this.
+fn upgrade(but: &str) -> String {
+    format!("helm upgrade patchbay charts/patchbay -n {NAMESPACE} --reset-then-reuse-values {but}")
 }

@@ -76,13 +76,13 @@ mod tests {
         let killed = "pod agent-x was killed, because it used more memory than it may (OOMKilled) (4 restarts)";
         let found = [
             good("node", "ready for 3h"),
-            finding("agent", State::Bad(killed.to_owned(), Remedy::MoreMemory("daemonset", "agent"))),
+            finding("agent", State::Bad(killed.to_owned(), Remedy::MoreMemory("agent"))),
             finding("USB/IP ports", State::Note("none".to_owned(), Remedy::AsSaid)),
         ];
         let unasked = State::Unasked("cannot list clusterroles: forbidden".to_owned());
         let cluster = vec![
             good("API server", "Kubernetes v1.34.4"),
-            finding("definitions", State::Bad("usbdevices is missing".to_owned(), Remedy::Apply("00-crds.yaml"))),
+            finding("definitions", State::Bad("usbdevices is missing".to_owned(), Remedy::Install)),
             finding("controller may", unasked),
         ];
         let all = Report { cluster, nodes: vec![("node-1".into(), found.to_vec())] };
@@ -90,15 +90,15 @@ mod tests {
 cluster
 ✓ API server       Kubernetes v1.34.4
 ✗ definitions      usbdevices is missing
-    Install that part again, from the folder of the version that runs:
-      kubectl apply --server-side -f deploy/00-crds.yaml
+    Install it again, with the chart of the version that runs:
+      helm upgrade patchbay charts/patchbay -n patchbay --reset-then-reuse-values --force-conflicts
 · controller may   cannot list clusterroles: forbidden
 
 node node-1
 ✓ node             ready for 3h
 ✗ agent            pod agent-x was killed, because it used more memory than it may (OOMKilled) (4 restarts)
     Let it have more memory; no guest notices the restart:
-      kubectl set resources daemonset agent -n patchbay --limits=memory=256Mi
+      helm upgrade patchbay charts/patchbay -n patchbay --reset-then-reuse-values --set agent.resources.limits.memory=256Mi
 · USB/IP ports     none
 
 2 things are wrong; 1 checks could not be made.

@@ -1,4 +1,4 @@
-//! Programs built from source: Kubernetes with etcd, and containerd, from pinned Go modules; our own from this
+//! Programs built from source: Kubernetes with etcd, containerd and Helm from pinned Go modules; our own from this
 //! workspace. All are static, so they run on any node and in an empty image.
 
 use std::fs;
@@ -17,7 +17,9 @@ use crate::progress;
 const KUBERNETES: &[&str] =
     &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet"];
 /// The programs of containerd.
-const CONTAINERD: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr"];
+pub(super) const CONTAINERD: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr"];
+/// The program of Helm.
+pub(super) const HELM: &[&str] = &["helm"];
 /// Where static programs of this workspace are built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -70,18 +72,35 @@ pub(super) fn containerd(builder: &Builder) -> Result<PathBuf> {
     })
 }
 
-/// One folder with all programs the host runs.
+/// Builds Helm.
+///
+/// # Errors
+/// If the modules cannot be downloaded or compiled.
+pub(super) fn helm(builder: &Builder) -> Result<PathBuf> {
+    let module = "helm.sh/helm/v4";
+    let go = Go::new(builder, "helm", "helm", "go.mod")?;
+    let version = go.version_of(module)?;
+    let flags = format!("-s -w -X {module}/internal/version.version={version}");
+    let tags = "netgo osusergo";
+    builder.cache.entry("helm", go.inputs(&flags, tags)?, |to| {
+        let what = format!("building Helm {}", version.trim_start_matches('v'));
+        progress::step(&what, || go.build(&format!("{module}/cmd/helm"), &flags, tags, &to.join("helm")))
+    })
+}
+
+/// One folder with all programs the host runs: those of Kubernetes, and others with the folders they are in.
 ///
 /// # Errors
 /// If it cannot be made.
-pub(super) fn links(builder: &Builder, kubernetes: &Kubernetes, containerd: &Path) -> Result<PathBuf> {
-    let path = |folder: &Path| folder.display().to_string();
-    let inputs = Inputs::new().text("kubernetes", &path(&kubernetes.folder)).text("containerd", &path(containerd));
+pub(super) fn links(builder: &Builder, kubernetes: &Kubernetes, others: &[(&Path, &[&str])]) -> Result<PathBuf> {
+    let mut all = vec![(kubernetes.folder.as_path(), KUBERNETES)];
+    all.extend(others);
+    let folders = all.iter().map(|(folder, _)| folder.display().to_string()).collect::<Vec<_>>();
+    let inputs = Inputs::new().text("folders", &folders.join(" "));
     builder.cache.entry(&kubernetes.release.entry("bin"), inputs, |to| {
-        for (folder, names) in [(kubernetes.folder.as_path(), KUBERNETES), (containerd, CONTAINERD)] {
-            names.iter().try_for_each(|name| link(folder.join(name), &to.join(name)))?;
-        }
-        Ok(())
+        let mut programs =
+            all.iter().flat_map(|(folder, names)| names.iter().map(move |name| (folder.join(name), name)));
+        programs.try_for_each(|(program, name)| link(program, &to.join(name)))
     })
 }
 

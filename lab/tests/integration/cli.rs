@@ -291,8 +291,8 @@ fn a_doctor_finds_what_is_missing_and_says_what_it_could_not_ask() {
         }
     };
     finds(&[
-        "✗ controller       there is no Deployment controller\n    Install that part again, ",
-        "kubectl apply --server-side -f deploy/40-controller.yaml\n✓ leader           controller-1\n",
+        "✗ controller       there is no Deployment controller\n    Install it again, ",
+        "--reset-then-reuse-values --force-conflicts\n✓ leader           controller-1\n",
         "✗ agents           there is no DaemonSet agent\n",
         "\n2 things are wrong.\n",
     ]);
@@ -314,7 +314,7 @@ fn a_doctor_finds_what_is_missing_and_says_what_it_could_not_ask() {
         &format!(
             "✗ agent            pod {name} was killed, because it used more memory than it may (OOMKilled) (3 restarts)\n"
         ),
-        "kubectl set resources daemonset agent -n patchbay --limits=memory=256Mi\n",
+        "--reset-then-reuse-values --set agent.resources.limits.memory=256Mi\n",
     ]);
 
     stage.namespace("blue");

@@ -1,7 +1,7 @@
 //! Controller, publisher and agent as the programs they are, against a real API server, scheduler and controller-manager.
 //!
 //! There is no kernel and no kubelet here: nodes are objects, and the tests write what kubelets and agents would write.
-//! Every test has a control plane of its own, with the repository's manifests in it; our programs have the rights of their
+//! Every test has a control plane of its own, with the chart's objects in it; our programs have the rights of their
 //! service accounts and no others. What needs a node is a scenario of the lab instead.
 //!
 //! | module | is |

@@ -12,9 +12,9 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use patchbay_api::device_status::{Condition, DeviceStatus};
 use patchbay_api::virtual_machine::UsbDeviceStatus;
-use patchbay_api::{NodeUSBDevice, USBDevice, VirtualMachine, keys};
+use patchbay_api::{NodeUSBDevice, USBDevice, VirtualMachine, installation, keys};
 use patchbay_lab::api::{self, request};
-use patchbay_lab::install::repository;
+use patchbay_lab::helm::{Helm, chart};
 use patchbay_lab::kubectl::Kubectl;
 use patchbay_lab::parts::Parts;
 use patchbay_lab::plane::{Options, Plane};
@@ -32,9 +32,8 @@ use crate::program::Running;
 /// For what happens by itself.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 
-/// What of `deploy/` is installed: all but the pods that run our programs.
-const MANIFESTS: &[&str] =
-    &["00-crds.yaml", "10-namespace.yaml", "20-rbac.yaml", "25-user-roles.yaml", "30-classes.yaml", "40-policies.yaml"];
+/// What of the chart is installed: all but the pods that run our programs. In these templates nothing is filled in.
+const MANIFESTS: &[&str] = &["crds.yaml", "rbac.yaml", "user-roles.yaml", "classes.yaml", "policies.yaml"];
 
 /// The stage. Everything on it ends with it.
 pub(crate) struct Stage {
@@ -50,7 +49,9 @@ impl Stage {
     pub(crate) fn open() -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let plane = Plane::start(Options::alone(&parts().bin, folder.path()).unwrap()).unwrap();
-        apply(&plane, folder.path(), MANIFESTS);
+        let kubectl = kubectl(&plane, folder.path());
+        kubectl.run(&["create", "namespace", installation::NAMESPACE]).unwrap();
+        apply(&kubectl);
         policies::wait_in_force(&plane.admin()).unwrap();
         let client = api::connect(&plane.admin()).unwrap();
         let (awake, players) = watch::channel(players::ALL);
@@ -59,9 +60,14 @@ impl Stage {
         stage
     }
 
-    /// Installs manifests of `deploy/`.
-    pub(crate) fn apply(&self, manifests: &[&str]) {
-        apply(&self.plane, self.folder(), manifests);
+    /// Applies objects given as YAML.
+    pub(crate) fn apply_yaml(&self, yaml: &str) {
+        kubectl(&self.plane, self.folder()).apply_yaml(yaml).unwrap();
+    }
+
+    /// Helm with the administrator's identity.
+    pub(crate) fn helm(&self) -> Helm {
+        Helm { program: parts().bin.join("helm"), kubeconfig: self.admin(), log: self.logs().join("helm.log") }
     }
 
     /// The parts of the lab.
@@ -348,14 +354,13 @@ impl Drop for Stage {
     }
 }
 
-fn apply(plane: &Plane, folder: &Path, manifests: &[&str]) {
-    let kubectl = Kubectl {
-        program: parts().bin.join("kubectl"),
-        kubeconfig: plane.admin(),
-        log: folder.join("logs/kubectl.log"),
-    };
-    let files: Vec<String> =
-        manifests.iter().map(|file| repository().join("deploy").join(file).display().to_string()).collect();
+fn kubectl(plane: &Plane, folder: &Path) -> Kubectl {
+    Kubectl { program: parts().bin.join("kubectl"), kubeconfig: plane.admin(), log: folder.join("logs/kubectl.log") }
+}
+
+fn apply(kubectl: &Kubectl) {
+    let templates = chart().join("templates");
+    let files: Vec<String> = MANIFESTS.iter().map(|file| templates.join(file).display().to_string()).collect();
     let mut apply = vec!["apply", "--server-side"];
     apply.extend(files.iter().flat_map(|file| ["-f", file.as_str()]));
     kubectl.run(&apply).unwrap();

@@ -7,14 +7,21 @@ use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use patchbay_api::installation::{COMPONENT, NAMESPACE};
 use patchbay_lab::api::request;
+use patchbay_lab::helm;
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, eventually, list};
 
-/// Installs both, and waits until they have a ready controller and a ready agent on each of so many nodes.
+/// As many as the chart has, unless it is told otherwise.
+const CONTROLLERS: usize = 2;
+
+/// Installs both, and waits until they have ready controllers and a ready agent on each of so many nodes.
 pub(crate) fn install(stage: &Stage, nodes: usize) {
-    stage.apply(&["40-controller.yaml", "50-agent.yaml"]);
-    for (component, count) in [("controller", 1), ("agent", nodes)] {
+    let (name, chart) = (helm::RELEASE, helm::chart().display().to_string());
+    let only = ["--show-only", "templates/controller.yaml", "--show-only", "templates/agent.yaml"];
+    let arguments = ["template", name, &chart, "--set", "image.repository=none"];
+    stage.apply_yaml(&stage.helm().run(&[&arguments[..], &only].concat()).unwrap());
+    for (component, count) in [("controller", CONTROLLERS), ("agent", nodes)] {
         let pods = eventually(&format!("{count} pods of {component}s"), || {
             let pods = pods(stage, component)?;
             if pods.len() == count { Ok(pods) } else { Err(format!("{} pods", pods.len())) }
@@ -23,11 +30,11 @@ pub(crate) fn install(stage: &Stage, nodes: usize) {
             say(stage, &pod, true, &json!({"restartCount": 0, "state": {"running": {}}}));
         }
     }
-    eventually("an available controller", || {
+    eventually("available controllers", || {
         let deployment =
             crate::stage::get(&stage.within::<k8s_openapi::api::apps::v1::Deployment>(NAMESPACE), "controller")?;
         let available = deployment.status.and_then(|status| status.available_replicas);
-        if available == Some(1) { Ok(()) } else { Err(format!("{available:?} are available")) }
+        if available == i32::try_from(CONTROLLERS).ok() { Ok(()) } else { Err(format!("{available:?} are available")) }
     });
 }
 

@@ -6,15 +6,6 @@ use super::{Check, Finding, Remedy};
 /// The oldest Kubernetes that will do: the first whose DRA is stable.
 const OLDEST: (u32, u32) = (1, 34);
 
-/// Where the definitions are.
-const DEFINITIONS: Remedy = Remedy::Apply("00-crds.yaml");
-/// Where the device classes are.
-const CLASSES: Remedy = Remedy::Apply("30-classes.yaml");
-/// Where the policies are.
-const POLICIES: Remedy = Remedy::Apply("40-policies.yaml");
-/// Where the rights of our programs are.
-const RIGHTS: Remedy = Remedy::Apply("20-rbac.yaml");
-
 pub(super) fn examine(seen: &Seen, found: &mut Vec<Finding>) {
     server(seen, found);
     dra(seen, found);
@@ -50,14 +41,14 @@ fn definitions(seen: &Seen, found: &mut Vec<Finding>) {
     let mut well = 0_usize;
     for (name, definition) in definitions {
         match definition {
-            None => check.bad(format!("{name} is missing"), DEFINITIONS),
+            None => check.bad(format!("{name} is missing"), Remedy::Install),
             Some(it) if !it.established => {
                 let why = it.trouble.as_deref().unwrap_or("the API server has not taken it up");
                 check.bad(format!("{name}: {why}"), Remedy::Describe("customresourcedefinition", name.clone()));
             }
             Some(it) if !it.served.contains(version) => {
                 let served = if it.served.is_empty() { "nothing".to_owned() } else { list(&it.served) };
-                check.bad(format!("{name} serves {served}, and not {version}"), DEFINITIONS);
+                check.bad(format!("{name} serves {served}, and not {version}"), Remedy::Install);
             }
             Some(_) => well += 1,
         }
@@ -73,7 +64,7 @@ fn classes(seen: &Seen, found: &mut Vec<Finding>) {
     let Some(classes) = check.asked(&seen.classes) else { return };
     match missing(classes.iter().map(|(name, there)| (name, *there))) {
         None => check.good(list(classes.keys())),
-        Some(missing) => check.bad(format!("missing: {missing}"), CLASSES),
+        Some(missing) => check.bad(format!("missing: {missing}"), Remedy::Install),
     }
 }
 
@@ -83,12 +74,12 @@ fn policies(seen: &Seen, found: &mut Vec<Finding>) {
     let mut well = 0_usize;
     for (name, policy) in policies {
         if !policy.exists {
-            check.bad(format!("{name} is missing: nothing refuses what it is for"), POLICIES);
+            check.bad(format!("{name} is missing: nothing refuses what it is for"), Remedy::Install);
         } else if policy.bindings.is_empty() {
-            check.bad(format!("{name} has no binding: it refuses nothing"), POLICIES);
+            check.bad(format!("{name} has no binding: it refuses nothing"), Remedy::Install);
         } else if !policy.bindings.iter().any(|(_, denies)| *denies) {
             let names = list(policy.bindings.iter().map(|(name, _)| name));
-            check.bad(format!("{name} refuses nothing: its binding {names} does not say Deny"), POLICIES);
+            check.bad(format!("{name} refuses nothing: its binding {names} does not say Deny"), Remedy::Install);
         } else {
             well += 1;
         }
@@ -105,7 +96,7 @@ pub(super) fn rights(seen: &Seen, found: &mut Vec<Finding>) {
         let Some(rights) = check.asked(rights) else { continue };
         match refused(rights) {
             None => check.good(format!("all {} things that it takes", rights.len())),
-            Some(refused) => check.bad(format!("not {refused}"), RIGHTS),
+            Some(refused) => check.bad(format!("not {refused}"), Remedy::Install),
         }
     }
     own(&seen.own_rights, found);

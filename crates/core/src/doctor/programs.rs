@@ -29,11 +29,11 @@ fn controller(seen: &Seen, found: &mut Vec<Finding>) {
     let mut check = Check("controller", found);
     let Some(deployment) = check.asked(&seen.deployment) else { return };
     let Some(it) = deployment else {
-        return check.bad("there is no Deployment controller", Remedy::Apply("40-controller.yaml"));
+        return check.bad("there is no Deployment controller", Remedy::Install);
     };
     let describe = Remedy::Describe(CONTROLLER.0, CONTROLLER.1.to_owned());
     if it.wanted == 0 {
-        return check.bad("it is scaled to no pods", Remedy::Apply("40-controller.yaml"));
+        return check.bad("it is scaled to no pods", Remedy::Install);
     }
     let count = format!("{} of {} pods available", it.available, it.wanted);
     let pods = seen.controllers.iter().flatten().filter(|pod| !pod.deleting);
@@ -70,7 +70,7 @@ fn agents(seen: &Seen, found: &mut Vec<Finding>) {
     let mut check = Check("agents", found);
     let Some(set) = check.asked(&seen.daemon_set) else { return };
     let Some(set) = set else {
-        return check.bad("there is no DaemonSet agent", Remedy::Apply("50-agent.yaml"));
+        return check.bad("there is no DaemonSet agent", Remedy::Install);
     };
     let (Some(hosts), Some(_)) = (check.asked(&seen.hosts), check.asked(&seen.agents)) else { return };
     let mut left_out = Vec::new();
@@ -111,7 +111,7 @@ pub(super) fn trouble(pod: &ProgramPod, workload: Workload) -> Option<(String, R
         PodTrouble::NoImage(why) => (format!("pod {name} does not get its image: {why}"), describe),
         PodTrouble::NotStarted(why) => (format!("pod {name} cannot be started: {why}"), describe),
         PodTrouble::Ended { .. } if pod.ended.as_ref().is_some_and(|ended| ended.out_of_memory) => {
-            (format!("pod {name} {MEMORY} ({} restarts)", pod.restarts), Remedy::MoreMemory(workload.0, workload.1))
+            (format!("pod {name} {MEMORY} ({} restarts)", pod.restarts), Remedy::MoreMemory(workload.1))
         }
         PodTrouble::Ended { code, words } => {
             let logs = Remedy::Logs { pod: name.clone(), previous: true };
@@ -137,7 +137,7 @@ pub(super) fn past(pod: &ProgramPod, now: Seconds, workload: Workload) -> Option
     let (ago, times) = (age(now - ended.at), pod.restarts);
     if ended.out_of_memory {
         let why = format!("{ago} ago it {MEMORY} ({times} restarts)");
-        return Some(Past::Worse(why, Remedy::MoreMemory(workload.0, workload.1)));
+        return Some(Past::Worse(why, Remedy::MoreMemory(workload.1)));
     }
     let logs = Remedy::Logs { pod: pod.name.clone(), previous: true };
     Some(Past::Known(format!("{ago} ago it ended with code {} ({times} restarts): {}", ended.code, ended.words), logs))

@@ -11,8 +11,8 @@ pub enum Remedy {
     Upgrade,
     /// Let the API server serve what it could.
     ServeDra,
-    /// Apply a manifest of the installation, named without its folder.
-    Apply(&'static str),
+    /// Install what is missing or was changed again.
+    Install,
     /// Look at what Kubernetes says of an object of the installation: kind and name.
     Describe(&'static str, String),
     /// Read what a program of ours has written.
@@ -22,8 +22,8 @@ pub enum Remedy {
         /// What the container before the present one has written.
         previous: bool,
     },
-    /// Let the programs of a workload have more memory: kind and name.
-    MoreMemory(&'static str, &'static str),
+    /// Let the programs of a workload have more memory: its name.
+    MoreMemory(&'static str),
     /// Bring a node back.
     HealNode(NodeName),
     /// Look at what keeps the agent off a node.

@@ -1,4 +1,4 @@
-//! The manifests of the installation agree with the code.
+//! The chart agrees with the code. What of it is filled in when it is installed is compared by `lab/tests/chart.rs`.
 
 use std::path::PathBuf;
 
@@ -8,22 +8,40 @@ use patchbay_core::DRIVER;
 use patchbay_core::trust::SIGNER;
 use serde_json::{Value, json};
 
+/// A template in which nothing is filled in.
 fn manifest(name: &str) -> std::io::Result<String> {
-    std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name))
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../charts/patchbay/templates");
+    std::fs::read_to_string(folder.join(name))
 }
 
 #[test]
 fn the_definitions_that_are_checked_in_are_those_of_the_code() {
     let generated = crds::yaml().unwrap();
     assert!(
-        manifest("00-crds.yaml").unwrap() == generated,
-        "deploy/00-crds.yaml is out of date: write it anew with `cargo run -p patchbay -- crds > deploy/00-crds.yaml`"
+        manifest("crds.yaml").unwrap() == generated,
+        "charts/patchbay/templates/crds.yaml is out of date: write it anew with `cargo run -p patchbay -- crds`"
     );
 }
 
 #[test]
+fn definitions_stay_with_what_people_have_decided_when_the_chart_goes() {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&manifest("crds.yaml").unwrap()).unwrap();
+    assert_eq!(objects.len(), crds::all().len());
+    for object in objects {
+        assert_eq!(object["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    }
+}
+
+#[test]
+fn in_what_is_compared_here_nothing_is_filled_in() {
+    for name in ["crds.yaml", "rbac.yaml", "user-roles.yaml", "classes.yaml", "policies.yaml"] {
+        assert!(!manifest(name).unwrap().contains("{{"), "{name}");
+    }
+}
+
+#[test]
 fn the_device_classes_that_are_checked_in_are_those_of_the_code() {
-    let text = manifest("30-classes.yaml").unwrap();
+    let text = manifest("classes.yaml").unwrap();
     let written: Vec<DeviceClass> = serde_saphyr::from_multiple(&text).unwrap();
     assert_eq!(written, class::all());
 }
@@ -72,7 +90,7 @@ const ON_PODS: &[&str] = &[
 
 #[test]
 fn policies_protect_what_the_code_names() {
-    let text = manifest("40-policies.yaml").unwrap();
+    let text = manifest("policies.yaml").unwrap();
     let prefixes = ["usb.virtualization.deckhouse.io/", "vm.virtualization.deckhouse.io/"];
     for key in ON_PODS {
         assert!(prefixes.iter().any(|prefix| key.starts_with(prefix)), "{key}");
@@ -97,7 +115,7 @@ fn policies_protect_what_the_code_names() {
 
 #[test]
 fn every_policy_is_bound_denies_and_fails_closed() {
-    let text = manifest("40-policies.yaml").unwrap();
+    let text = manifest("policies.yaml").unwrap();
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     let of_kind = |kind: &str| objects.iter().filter(|o| o["kind"] == kind).cloned().collect::<Vec<_>>();
     let policies = of_kind("ValidatingAdmissionPolicy");
@@ -116,7 +134,7 @@ fn every_policy_is_bound_denies_and_fails_closed() {
 
 #[test]
 fn the_policies_that_a_doctor_looks_for_are_those_that_are_installed() {
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&manifest("40-policies.yaml").unwrap()).unwrap();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&manifest("policies.yaml").unwrap()).unwrap();
     let policies = objects.iter().filter(|o| o["kind"] == "ValidatingAdmissionPolicy");
     let mut names: Vec<_> = policies.map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
     names.sort_unstable();
@@ -130,7 +148,7 @@ fn line(namespace: Value, group: &Value, resources: &Value, object: &Value, verb
 
 #[test]
 fn the_rights_that_a_doctor_asks_for_are_those_that_are_granted() {
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&manifest("20-rbac.yaml").unwrap()).unwrap();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&manifest("rbac.yaml").unwrap()).unwrap();
     for (role, rules) in [("patchbay-controller", rights::CONTROLLER), ("patchbay-agent", rights::AGENT)] {
         let roles = objects.iter().filter(|o| o["metadata"]["name"] == role);
         let granted = roles.flat_map(|o| o["rules"].as_array().into_iter().flatten().map(move |rule| (o, rule)));
@@ -151,26 +169,8 @@ fn the_rights_that_a_doctor_asks_for_are_those_that_are_granted() {
 }
 
 #[test]
-fn our_programs_are_installed_under_the_names_that_a_doctor_looks_for() {
-    for (file, kind, name) in [
-        ("40-controller.yaml", "Deployment", installation::CONTROLLER),
-        ("50-agent.yaml", "DaemonSet", installation::AGENT),
-    ] {
-        let object: Value = serde_saphyr::from_str(&manifest(file).unwrap()).unwrap();
-        assert_eq!(object["kind"], kind);
-        assert_eq!(object["metadata"]["name"], name);
-        assert_eq!(object["metadata"]["namespace"], installation::NAMESPACE);
-        let template = &object["spec"]["template"];
-        assert_eq!(template["metadata"]["labels"][installation::COMPONENT], name);
-        assert_eq!(template["spec"]["serviceAccountName"], name);
-        // So that the last words of a program that has ended are in its pod's status.
-        assert_eq!(template["spec"]["containers"][0]["terminationMessagePolicy"], "FallbackToLogsOnError");
-    }
-}
-
-#[test]
 fn the_controller_signs_for_the_signer_of_agents_and_for_no_other() {
-    let text = manifest("20-rbac.yaml").unwrap();
+    let text = manifest("rbac.yaml").unwrap();
     let roles: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     let rules = roles.iter().flat_map(|role| role["rules"].as_array().into_iter().flatten());
     let signers: Vec<_> = rules.filter(|rule| rule["resources"] == serde_json::json!(["signers"])).collect();
