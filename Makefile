@@ -4,7 +4,7 @@
 export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
 LAB = cargo run --quiet --package patchbay-lab --bin lab --
 
-.PHONY: help demo test check fuzz sbom packages unit lab-parts scenarios bench lab-up lab-down fmt
+.PHONY: help demo test check fuzz sbom packages unit images lab-parts scenarios bench lab-up lab-down fmt
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ packages: ## installs what tests and lab need from this machine's distribution
 
 unit: packages ## unit and property tests and exploration: no cluster needed
 	@cargo test --quiet --workspace
+
+images: packages ## writes the images that a cluster needs to target/images, as OCI archives
+	@$(LAB) images target/images
 
 lab-parts: ## builds and caches what the lab is made of
 	@$(LAB) parts

@@ -1,5 +1,6 @@
 //! `lab`: a real Kubernetes cluster on one machine, in namespaces of its own.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -36,6 +37,11 @@ enum Command {
         /// Which Kubernetes
         #[arg(long, value_enum, default_value_t)]
         kubernetes: Release,
+    },
+    /// Write the images that a cluster needs, as OCI archives
+    Images {
+        /// The folder to write them to
+        folder: PathBuf,
     },
     /// Start a lab in the background and return when its nodes are Ready
     Up(Size),
@@ -179,6 +185,13 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Packages => parts::packages().map(|()| ExitCode::SUCCESS),
         Command::Parts { kubernetes } => {
             println!("{:#?}", parts::build(kubernetes)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Images { folder } => {
+            for archive in parts::images(&folder)? {
+                let size = archive.metadata()?.len().div_ceil(1_000_000);
+                println!("{size:4} MB  {}", archive.display());
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Up(size) => {

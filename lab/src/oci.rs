@@ -16,6 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::cache::hex;
 use crate::tree::{Entry, Kind, Tree};
 
+/// What images call this machine's processor, as Go does.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
 /// Tar's unit.
 const BLOCK: u64 = 512;
 
@@ -93,7 +96,7 @@ pub fn write(
     let mut environment = vec!["PATH=/bin:/sbin:/usr/bin:/usr/sbin"];
     environment.extend(process.environment);
     let config = serde_json::to_vec(&json!({
-        "architecture": "amd64",
+        "architecture": ARCHITECTURE,
         "os": "linux",
         "config": {"Entrypoint": process.entrypoint, "User": process.user, "Env": environment},
         "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|l| l.digest()).collect::<Vec<_>>()},

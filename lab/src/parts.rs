@@ -113,6 +113,17 @@ pub fn build(release: Release) -> Result<Parts> {
     })
 }
 
+/// Writes the images that a cluster needs, as OCI archives into `folder`: our program, and the engine of virtual machines.
+///
+/// # Errors
+/// As [`build`], or if the folder cannot be written.
+pub fn images(folder: &Path) -> Result<[PathBuf; 2]> {
+    let builder = Builder::new()?;
+    host::packages(&builder)?;
+    let [patchbay] = programs::own(&builder, ["patchbay"])?;
+    images::write(&builder, &patchbay, folder)
+}
+
 /// Builds Helm, if it is missing, and nothing else.
 ///
 /// # Errors

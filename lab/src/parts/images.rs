@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::module::Modules;
@@ -40,6 +40,8 @@ pub struct Image {
     pub stable: bool,
 }
 
+/// The most that the image of controller and agent may have, in bytes.
+const MOST: u64 = 25_000_000;
 /// The user that all images of ours run as.
 const USER: &str = "65532:65532";
 /// Where QEMU looks for its modules; it finds all else next to itself.
@@ -79,12 +81,13 @@ const GUEST_SOUND: &[&str] = &["snd_pcm_oss", "snd_usb_audio"];
 pub(super) fn build(builder: &Builder, kernel: &Path, patchbay: &Path) -> Result<Vec<Image>> {
     let qemu = layer(builder, "qemu-layer", &qemu(builder)?)?;
     let machine = layer(builder, "machine-layer", &machine(builder, kernel)?)?;
-    let program = layer(builder, "patchbay-layer", Tree::new().copy("patchbay", 0o755, patchbay))?;
+    let program = program(builder, patchbay)?;
     let pause = layer(builder, "pause-layer", Tree::new().copy("pause", 0o755, &pause(builder)?))?;
     let tool = layer(builder, "tool-layer", &tool(builder)?)?;
 
-    let modules = format!("QEMU_MODULE_DIR=/{QEMU_MODULES}");
-    let virtual_machine = Process { entrypoint: &["/patchbay", "vm"], user: USER, environment: &[&modules] };
+    let modules = modules();
+    let environment = [modules.as_str()];
+    let virtual_machine = virtual_machine(&environment);
     let mut maker = Maker { builder, imported: Vec::new(), images: Vec::new() };
     maker.make(
         "pause",
@@ -94,15 +97,53 @@ pub(super) fn build(builder: &Builder, kernel: &Path, patchbay: &Path) -> Result
     )?;
     maker.make("tool", true, &Process { entrypoint: &["/bin/sh"], ..Process::default() }, &[&tool])?;
     maker.make("machine", true, &Process::default(), &[&qemu, &machine])?;
-    maker.make(
-        "patchbay",
-        false,
-        &Process { entrypoint: &["/patchbay"], user: USER, environment: &[] },
-        &[&program],
-    )?;
+    maker.make("patchbay", false, &PROGRAM, &[&program])?;
     maker.make("engine", false, &virtual_machine, &[&qemu, &program])?;
     maker.make("guest", false, &virtual_machine, &[&qemu, &machine, &program])?;
     Ok(maker.images)
+}
+
+/// Writes the images that a cluster needs, whole, as OCI archives into a folder: our program, and the engine of virtual machines.
+/// Returns the archives.
+///
+/// # Errors
+/// As [`build`], or if the folder cannot be written.
+pub(super) fn write(builder: &Builder, patchbay: &Path, folder: &Path) -> Result<[PathBuf; 2]> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (program, qemu) = (program(builder, patchbay)?, layer(builder, "qemu-layer", &qemu(builder)?)?);
+    let modules = modules();
+    let environment = [modules.as_str()];
+    let image = |name: &str, process: &Process<'_>, layers: &[&Layer]| -> Result<PathBuf> {
+        let version = env!("CARGO_PKG_VERSION");
+        let archive = folder.join(format!("{name}-{version}.tar"));
+        oci::write(&archive, &format!("localhost/patchbay/{name}:{version}"), process, layers, |_| false)?;
+        Ok(archive)
+    };
+    let engine = virtual_machine(&environment);
+    Ok([image("patchbay", &PROGRAM, &[&program])?, image("engine", &engine, &[&qemu, &program])?])
+}
+
+/// How controller, agent and attachment pods are run; each says its command.
+const PROGRAM: Process<'static> = Process { entrypoint: &["/patchbay"], user: USER, environment: &[] };
+
+fn virtual_machine<'a>(environment: &'a [&'a str]) -> Process<'a> {
+    Process { entrypoint: &["/patchbay", "vm"], user: USER, environment }
+}
+
+/// The variable that tells QEMU where its modules are.
+fn modules() -> String {
+    format!("QEMU_MODULE_DIR=/{QEMU_MODULES}")
+}
+
+/// All that is in the image of our program.
+fn program(builder: &Builder, patchbay: &Path) -> Result<Layer> {
+    let size = fs::metadata(patchbay).with_context(|| format!("cannot see {}", patchbay.display()))?.len();
+    ensure!(
+        size < MOST,
+        "{} has {size} bytes, and the image of controller and agent may have {MOST}",
+        patchbay.display()
+    );
+    layer(builder, "patchbay-layer", Tree::new().copy("patchbay", 0o755, patchbay))
 }
 
 /// Makes one image after the other.

@@ -20,8 +20,9 @@ const KUBERNETES: &[&str] =
 pub(super) const CONTAINERD: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr"];
 /// The program of Helm.
 pub(super) const HELM: &[&str] = &["helm"];
-/// Where static programs of this workspace are built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What static programs of this workspace are built for: machines like this one.
+const TARGET: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
 
 /// Kubernetes, built.
 pub(super) struct Kubernetes {
