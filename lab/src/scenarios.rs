@@ -17,6 +17,7 @@ mod devices;
 mod host;
 mod hostile;
 mod hotplug;
+mod installation;
 mod interrupted;
 mod kinds;
 mod kubelet;
@@ -151,6 +152,10 @@ pub fn all() -> Vec<Scenario> {
         scenario("a_disk_that_is_assigned_is_kept_from_its_own_node", host::a_tenants_disk_is_kept_from_its_node),
         scenario("a_device_that_comes_and_goes_in_a_storm_disturbs_nobody", hostile::a_storm_disturbs_nobody),
         scenario("ports_that_somebody_else_uses_are_not_offered", outsiders::ports_of_theirs_are_not_offered),
+        scenario(
+            "the_chart_is_upgraded_while_a_guest_reads_uninstalled_and_installed_again",
+            installation::upgraded_uninstalled_and_installed_again,
+        ),
         scenario("a_node_without_vhci_is_home_and_local_only", limits::node_without_vhci),
         large("migration_takes_a_machine_and_its_device_from_node_to_node", migration::from_node_to_node),
         large("migration_without_a_free_port_is_refused_and_disturbs_nobody", migration::without_a_free_port),

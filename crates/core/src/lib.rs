@@ -16,6 +16,7 @@
 //! | [`home`] | who may have a device, and when it goes back to its host driver |
 //! | [`crowd`] | which of too many callers has to go |
 //! | [`trust`] | who is who: which certificates are signed, by whom, and when they are renewed |
+//! | [`uninstall`] | what is done before the chart goes, and whether it may |
 //!
 //! The vocabulary ([`names`], [`device`], [`device_parameters`], [`speed`], [`age`]) makes illegal values unwritable: text is parsed once, at the edge.
 
@@ -35,6 +36,7 @@ pub mod migration;
 pub mod names;
 pub mod speed;
 pub mod trust;
+pub mod uninstall;
 
 /// The DRA driver's name, and the prefix of every label, annotation and condition of ours.
 pub const DRIVER: &str = "usb.virtualization.deckhouse.io";

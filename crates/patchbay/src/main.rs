@@ -11,6 +11,7 @@ mod connection;
 mod controller;
 mod hold;
 mod logging;
+mod uninstall;
 mod vm;
 
 /// USB devices of any node of a Kubernetes cluster in any virtual machine of it.
@@ -31,6 +32,8 @@ enum Command {
     Vm(vm::Args),
     /// Wait for a signal: the process of an attachment pod
     Hold,
+    /// Stop the programs and delete what they have made, unless somebody uses it: what the chart does before it goes
+    Uninstall(uninstall::Args),
     /// Print the custom resource definitions
     Crds,
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Crds => crds(),
         Command::Controller(args) => prepare().and_then(|()| controller::run(args)),
         Command::Agent(args) => prepare().and_then(|()| agent::run(args)),
+        Command::Uninstall(args) => prepare().and_then(|()| uninstall::run(args)),
         Command::Vm(args) => prepare().and_then(|()| vm::run(args)),
     };
     match result {
