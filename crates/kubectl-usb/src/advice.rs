@@ -1,6 +1,7 @@
 //! What to do, as sentences and commands.
 
 use patchbay_core::controller::why::Remedy;
+use serde::Serialize;
 
 /// Shows the agents.
 pub(crate) const AGENTS: &str = "kubectl get pods -n patchbay -l app.kubernetes.io/component=agent -o wide";
@@ -9,7 +10,8 @@ pub(crate) const AGENTS: &str = "kubectl get pods -n patchbay -l app.kubernetes.
 const CONTROLLERS: &str = "kubectl get pods -n patchbay -l app.kubernetes.io/component=controller";
 
 /// A line of advice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Line {
     /// A sentence.
     Say(String),

@@ -18,6 +18,7 @@ const EXAMPLES: &str = "Examples:
   kubectl usb why webcam-k3f9a                         what holds it up, and what to do
   kubectl usb watch webcam-k3f9a                       what becomes of it
   kubectl usb tree                                     nodes, ports, devices and machines
+  kubectl usb ui                                       the same as a picture, live, in a browser
   kubectl usb doctor                                   whether the installation is well
 
 Exit codes:
@@ -103,6 +104,21 @@ pub(crate) enum Command {
   kubectl usb tree
   kubectl usb tree -n my-project")]
     Tree,
+    /// Show nodes, ports, devices and their cables to machines in a browser, live, until Ctrl-C
+    ///
+    /// It serves one page, to this computer only, and does there what you may do in the cluster: assign, attach and detach. The
+    /// address works once; whoever has opened it has the page. With -n only the devices and machines of that namespace.
+    #[command(after_help = "Examples:
+  kubectl usb ui
+  kubectl usb ui --no-open --port 8080     for a browser elsewhere: ssh -L 8080:127.0.0.1:8080 HOST")]
+    Ui {
+        /// The port to listen on, at 127.0.0.1; by default any that is free
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        port: u16,
+        /// Print the address, and open no browser
+        #[arg(long)]
+        no_open: bool,
+    },
     /// Give a device to a namespace, whose virtual machines and pods may then use it
     ///
     /// For administrators: it sets spec.assignedNamespace of the NodeUSBDevice.

@@ -6,6 +6,7 @@ mod follow;
 mod machines;
 mod questions;
 mod sysdump;
+mod ui;
 
 use std::fmt::Debug;
 
@@ -19,6 +20,8 @@ use crate::connection::Cluster;
 use crate::edit::Edit;
 use crate::failure::Failure;
 use crate::progress::Wanted;
+
+pub(crate) use ui::act;
 
 /// The field manager of what people write through this program.
 const MANAGER: &str = "kubectl-usb";
@@ -38,6 +41,7 @@ pub(crate) async fn run(args: Args) -> Result<Answer, Failure> {
     match args.command {
         Command::List { all_namespaces, output } => devices::list(&cluster, all_namespaces, output).await,
         Command::Tree => questions::tree(&cluster).await,
+        Command::Ui { port, no_open } => ui::ui(cluster, port, !no_open).await,
         Command::Assign { device, to, overwrite } => devices::assign(&cluster, &device, &to, overwrite).await,
         Command::Unassign { device } => devices::unassign(&cluster, &device).await,
         Command::Attach(it) => machines::change(&cluster, &it, Wanted::In).await,

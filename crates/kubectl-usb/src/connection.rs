@@ -10,6 +10,7 @@ use crate::args::Connection;
 use crate::failure::Failure;
 
 /// A cluster.
+#[derive(Clone)]
 pub(crate) struct Cluster {
     client: Client,
     deadline: Duration,
@@ -45,6 +46,18 @@ impl Cluster {
             deadline: args.request_timeout,
             client,
         })
+    }
+
+    /// A cluster that nobody answers for.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Self {
+        let client = Client::try_from(Config::new(hyper::Uri::from_static("http://127.0.0.1:1"))).unwrap();
+        Self { client, deadline: Duration::from_secs(5), namespace: "default".to_owned(), chosen: false }
+    }
+
+    /// The same cluster, and a namespace that was asked for.
+    pub(crate) fn within(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), chosen: true, ..self.clone() }
     }
 
     /// The client.

@@ -74,6 +74,24 @@ pub(crate) async fn for_tree(cluster: &Cluster) -> Result<World, Failure> {
     Ok(world)
 }
 
+/// What `ui` shows: all that matters to any device, of the whole cluster.
+///
+/// # Errors
+/// What the API server says; for many people, that they may not see so much.
+pub(crate) async fn for_picture(cluster: &Cluster) -> Result<World, Failure> {
+    let mut world = now();
+    world.node_devices = read(cluster.list_all::<NodeUSBDevice>(&everything()).await?, node_device::read);
+    slices(cluster, &mut world).await?;
+    world.nodes = read(cluster.list_all::<Node>(&everything()).await?, node::read);
+    world.devices = read(cluster.list::<USBDevice>(None, &everything()).await?, usb_device::read);
+    let api: Api<core_v1::Namespace> = Api::all(cluster.client());
+    let namespaces = cluster.ask("list namespaces", api.list_metadata(&everything())).await?;
+    world.namespaces = namespaces.iter().filter_map(|found| namespace::read(&found.metadata).ok()).collect();
+    machines(cluster, None, &mut world).await?;
+    claims(cluster, None, &mut world).await?;
+    Ok(world)
+}
+
 /// What `why` needs to judge devices by itself: all that matters to these, of the whole cluster. `namespace` is where their
 /// machine is, if there is one.
 ///
@@ -148,7 +166,11 @@ async fn within(cluster: &Cluster, namespace: &Namespace, world: &mut World) -> 
     if let Some(found) = cluster.ask("get namespaces", api.get_opt(namespace.as_str())).await? {
         world.namespaces.extend(namespace::read(&found.metadata));
     }
-    let name = Some(namespace.as_str());
+    machines(cluster, Some(namespace.as_str()), world).await
+}
+
+/// Machines of a namespace, or of all, with the pods and operations that belong to them.
+async fn machines(cluster: &Cluster, name: Option<&str>, world: &mut World) -> Result<(), Failure> {
     for vm in cluster.list::<VirtualMachine>(name, &everything()).await? {
         world.vms.extend(virtual_machine::read(&vm).map(|(key, vm, _)| (key, vm)));
     }

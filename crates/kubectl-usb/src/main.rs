@@ -5,11 +5,12 @@
 //! | [`args`] | what can be asked for |
 //! | [`connection`], [`look`] | the API server: every request with a deadline, and only for what is asked |
 //! | [`inspect`] | the same for the doctor, who goes on where something cannot be asked |
-//! | [`list`], [`tree`], [`why`], [`advice`], [`doctor`], [`cure`] | what is shown, made from objects that were read: no I/O |
+//! | [`list`], [`tree`], [`nodes`], [`why`], [`advice`], [`doctor`], [`cure`] | what is shown, made from objects that were read: no I/O |
 //! | [`sysdump`], [`scrub`] | what belongs into a dump, and what does not, likewise |
 //! | [`archive`] | the file with the dump |
 //! | [`edit`] | what is written, made likewise |
 //! | [`follow`] | what has changed, made likewise |
+//! | [`ui`] | the page of `ui`: what it draws, made likewise, and who is let in |
 //! | [`progress`] | how far an attachment is, made likewise |
 //! | [`command`] | reads, calls one of those, writes and prints |
 //!
@@ -35,12 +36,14 @@ mod follow;
 mod inspect;
 mod list;
 mod look;
+mod nodes;
 mod progress;
 mod scrub;
 mod style;
 mod sysdump;
 mod table;
 mod tree;
+mod ui;
 mod why;
 
 #[cfg(test)]

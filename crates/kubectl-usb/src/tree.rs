@@ -1,12 +1,10 @@
 //! `tree`: nodes, their USB/IP ports, the devices plugged into them, and who has those.
 
-use std::collections::BTreeSet;
-
 use patchbay_core::conditions::{ConditionType, PluggedState, Reason, find};
-use patchbay_core::controller::world::{DeviceStatus, NodeDevice, World};
+use patchbay_core::controller::world::{NodeDevice, World};
 use patchbay_core::names::{DeviceName, Namespace, NodeName};
-use patchbay_core::speed::Hub;
 
+use crate::nodes::{self, Health, Ports};
 use crate::style::{BAD, FAINT, GOOD, STRONG, WAITING, paint};
 
 /// A line, and what hangs on it.
@@ -33,10 +31,8 @@ impl Branch {
 
 /// The tree; with a namespace, only its devices and their nodes. Empty when there is nothing.
 pub(crate) fn tree(world: &World, only: Option<&Namespace>) -> String {
-    let homes = world.node_devices.values().filter_map(|d| d.status.node.as_ref());
-    let nodes: BTreeSet<&NodeName> = world.nodes.keys().chain(world.pools.keys()).chain(homes).collect();
     let mut text = String::new();
-    for node in nodes {
+    for node in nodes::all(world) {
         let devices = devices(world, node, only);
         if only.is_some() && devices.is_empty() {
             continue;
@@ -50,27 +46,21 @@ pub(crate) fn tree(world: &World, only: Option<&Namespace>) -> String {
 
 fn title(world: &World, node: &NodeName) -> String {
     let name = paint(STRONG, node.as_str());
-    let silent = world.pools.get(node).is_none_or(|pool| pool.silent);
-    match world.nodes.get(node) {
-        None => format!("{name} {}", paint(BAD, "is no node of the cluster any more")),
-        Some(state) if !state.ready => format!("{name} {}", paint(BAD, "is not ready")),
-        Some(_) if silent => format!("{name} {}", paint(FAINT, "publishes nothing: no agent runs there")),
-        Some(_) => name,
-    }
+    let health = nodes::health(world, node);
+    let style = if health == Health::Silent { FAINT } else { BAD };
+    health.words().map_or(name.clone(), |words| format!("{name} {}", paint(style, words)))
 }
 
 /// The node's vhci ports, and who has them.
 fn ports(world: &World, node: &NodeName) -> Branch {
-    let pool = world.pools.get(node);
-    let count = |hub: Hub| {
-        let all = pool.map_or(0, |pool| pool.ports.iter().filter(|p| p.hub == hub).count());
-        let used = world.ports_used.get(&(node.clone(), hub)).copied().unwrap_or(0);
-        let text = format!("{used} of {all} {}", hub.title());
-        if used > 0 && used >= all { paint(WAITING, &text) } else { text }
-    };
-    if pool.is_none_or(|pool| pool.ports.is_empty()) {
-        return Branch::leaf(paint(FAINT, "no USB/IP ports: devices of other nodes cannot be used here"));
+    let counts = nodes::ports(world, node);
+    if counts.is_empty() {
+        return Branch::leaf(paint(FAINT, nodes::NO_PORTS));
     }
+    let count = |ports: &Ports| {
+        let text = format!("{} of {} {}", ports.used, ports.all, ports.hub.title());
+        if ports.used > 0 && ports.used >= ports.all { paint(WAITING, &text) } else { text }
+    };
     // Who cannot be scheduled has no port, and waits for one.
     let placed = world.attachments.values().filter(|a| a.node == *node && !a.is_unschedulable());
     let machines = placed.filter_map(|a| {
@@ -85,24 +75,17 @@ fn ports(world: &World, node: &NodeName) -> Branch {
     });
     let mut users: Vec<String> = machines.chain(pods).collect();
     users.sort();
-    let text = format!("USB/IP ports in use: {}, {}", count(Hub::Usb2), count(Hub::Usb3));
+    let text = format!("USB/IP ports in use: {}", counts.iter().map(count).collect::<Vec<_>>().join(", "));
     Branch { text, twigs: users.into_iter().map(Branch::leaf).collect() }
 }
 
 /// The devices of a node, in the order of its ports.
 fn devices(world: &World, node: &NodeName, only: Option<&Namespace>) -> Vec<Branch> {
-    let here = |d: &NodeDevice| d.status.node.as_ref() == Some(node) && (only.is_none() || d.assigned.as_ref() == only);
-    let mut found: Vec<_> = world.node_devices.iter().filter(|(_, d)| here(d)).collect();
-    found.sort_by_key(|(name, d)| (order(&d.status), *name));
+    let mut found = nodes::devices(world, node);
+    found.retain(|(_, d)| only.is_none() || d.assigned.as_ref() == only);
     let port = |d: &NodeDevice| d.status.attributes.as_ref().map_or(0, |a| a.port_path.as_str().len());
     let width = found.iter().map(|(_, d)| port(d)).max().unwrap_or(0);
     found.into_iter().map(|(name, device)| branch(world, name, device, width)).collect()
-}
-
-/// Ports as people count: 1-2 before 1-10.
-fn order(status: &DeviceStatus) -> Vec<u32> {
-    let path = status.attributes.as_ref().map(|a| a.port_path.as_str()).unwrap_or_default();
-    path.split(['-', '.']).filter_map(|n| n.parse().ok()).collect()
 }
 
 fn branch(world: &World, name: &DeviceName, device: &NodeDevice, width: usize) -> Branch {
@@ -146,67 +129,8 @@ fn user(world: &World, name: &DeviceName, device: &NodeDevice) -> String {
 
 #[cfg(test)]
 mod tests {
-    use patchbay_api::node_device;
-    use patchbay_core::conditions::GuestPort;
-    use patchbay_core::controller::world::{Attachment, Node, Placement, PodState, Pool, Want};
-    use patchbay_core::names::PodRef;
-
     use super::*;
-    use crate::samples::{condition, node_device as sample, plain};
-
-    fn world() -> World {
-        let mut world = World::default();
-        for (name, n, namespace, reason) in [
-            ("webcam", 10, Some("blue"), "AttachedToVirtualMachine"),
-            ("token", 2, Some("blue"), "Available"),
-            ("disk", 3, None, "Available"),
-        ] {
-            let mut object = sample(name, n, namespace);
-            let truth = if reason == "Available" { "False" } else { "True" };
-            object.status.get_or_insert_default().conditions = Some(vec![
-                match name {
-                    "disk" => condition("Ready", "False", "NotFound", "absent"),
-                    _ => condition("Ready", "True", "Ready", "Device is ready to use"),
-                },
-                condition("Attached", truth, reason, "Device is available for attachment"),
-            ]);
-            let (key, device) = node_device::read(&object).unwrap();
-            world.node_devices.insert(key, device);
-        }
-        for name in ["node-1", "node-2", "node-3"] {
-            world.nodes.insert(name.into(), Node { ready: true, since: 0, cordoned: false });
-        }
-        world.pools.insert("node-1".into(), Pool::default());
-        let ports = ["usb2-0", "usb2-1", "usb3-0"].map(|p| p.parse().unwrap()).to_vec();
-        world.pools.insert("node-2".into(), Pool { ports, ..Pool::default() });
-        world.ports_used.insert(("node-2".into(), Hub::Usb2), 1);
-        let attachment = Attachment {
-            uid: "a".into(),
-            created: 0,
-            deleting: false,
-            device: "webcam".into(),
-            vm_pod: PodRef { namespace: "blue".into(), name: "vm-linux-vm".into(), uid: "p".into() },
-            vm: "linux-vm".into(),
-            node: "node-2".into(),
-            hub: Some(Hub::Usb2),
-            want: Want::Plugged,
-            port_claim: None,
-            placement: Placement::Placed(0),
-            reminders: 0,
-            state: PodState::Running,
-            plugged: Some(PluggedState::Plugged(GuestPort { bus: 0, port: "9".to_owned() })),
-        };
-        let waits = Attachment {
-            device: "token".into(),
-            placement: Placement::NoPlace,
-            state: PodState::Pending,
-            plugged: None,
-            ..attachment.clone()
-        };
-        world.attachments.insert(("blue".into(), "usb-webcam-1".into()), attachment);
-        world.attachments.insert(("blue".into(), "usb-token-1".into()), waits);
-        world
-    }
+    use crate::samples::{plain, world};
 
     #[test]
     fn devices_hang_on_the_ports_of_their_nodes() {

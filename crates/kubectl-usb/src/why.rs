@@ -55,7 +55,7 @@ pub(crate) fn device(shown: &Device<'_>) -> String {
 }
 
 /// The links that were not reached.
-fn beyond(last: &Finding, partial: bool) -> impl Iterator<Item = Link> {
+pub(crate) fn beyond(last: &Finding, partial: bool) -> impl Iterator<Item = Link> {
     let (last, broken) = (last.link, last.state.is_err());
     let told = [Link::Given, Link::Ready, Link::Listed, Link::Running, Link::Plugged];
     let all: Vec<Link> = if partial { told.to_vec() } else { Link::TO_A_GUEST.to_vec() };
