@@ -28,8 +28,9 @@ const NEEDED: &[&str] = &[
     "util-linux",
     "xz-utils",
 ];
-/// Packages of the stock USB/IP tools. Only comparisons with them need these, and Ubuntu has them under other names.
-const WANTED: &[&str] = &["usbip", "usbutils"];
+/// Packages of the stock USB/IP tools, and a browser. Only comparisons with those tools and the test of `kubectl usb ui` need
+/// these, and Ubuntu has them under other names.
+const WANTED: &[&str] = &["chromium", "usbip", "usbutils"];
 
 /// Where the host's programs are; not everybody has the system's folders in `PATH`.
 const FOLDERS: &[&str] = &["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];

@@ -64,7 +64,7 @@ impl<'s> Person<'s> {
 }
 
 /// `kubectl usb`, as kubectl finds it.
-fn plugin(stage: &Stage, kubeconfig: &Path, line: &str) -> Command {
+pub(crate) fn plugin(stage: &Stage, kubeconfig: &Path, line: &str) -> Command {
     let parts = stage.parts();
     let mut command = Command::new(parts.bin.join("kubectl"));
     command.arg("usb").args(line.split_whitespace());
@@ -413,7 +413,15 @@ fn a_dump_has_what_is_ours_and_no_secrets() {
 }
 
 /// A program that ends with the test at the latest.
-struct Watching(Child);
+pub(crate) struct Watching(pub(crate) Child);
+
+impl Watching {
+    /// Somebody presses Ctrl-C.
+    pub(crate) fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+}
 
 impl Drop for Watching {
     fn drop(&mut self) {
@@ -450,8 +458,7 @@ fn who_watches_reads_a_line_for_each_change_until_it_is_ended() {
     says(&lines, "Z webcam node-1 1-1 blue - True False Device is available for attachment");
     home.unplug("webcam");
     says(&lines, "Z webcam node-1 1-1 blue - NotFound False Device is absent on the host");
-    let pid = rustix::process::Pid::from_child(&child.0);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    child.interrupt();
     assert!(child.0.wait().unwrap().success());
     let text = read(&lines);
     assert!(text.starts_with("TIME ") && !text.contains("token") && !text.contains('\u{1b}'), "{text}");

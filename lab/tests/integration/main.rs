@@ -12,6 +12,7 @@
 //! | [`program`] | our programs as processes |
 //! | [`audit`] | who wrote what |
 //! | [`wire`] | the way to the API server, which may go dead |
+//! | [`browser`] | a browser, for the page of `kubectl usb ui` |
 //! | [`reader`] | what whoever reads slices sees, at every moment |
 
 #![allow(
@@ -23,6 +24,7 @@
 )]
 
 mod audit;
+mod browser;
 mod node;
 mod players;
 mod program;
@@ -49,3 +51,4 @@ mod publisher;
 mod renewal;
 mod repairs;
 mod restricted;
+mod ui;
