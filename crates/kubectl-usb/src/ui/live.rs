@@ -32,6 +32,9 @@ const GATHER: Duration = Duration::from_millis(150);
 /// The time between two looks where no watch says anything.
 const NET: Duration = Duration::from_secs(10);
 
+/// The same where it could not be read.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// What is shown.
 #[derive(Clone, Debug)]
 pub(crate) enum Scope {
@@ -97,6 +100,7 @@ pub(crate) async fn follow(cluster: &Cluster, scope: &Scope, views: &watch::Send
             }
             Err(failure) => Some(Said::new(Err(failure))),
         };
+        let pause = if trouble.is_some() { AGAIN } else { NET };
         let view = View { picture: last.as_ref(), trouble }.json();
         views.send_if_modified(|shown| {
             let changed = *shown != view;
@@ -104,7 +108,7 @@ pub(crate) async fn follow(cluster: &Cluster, scope: &Scope, views: &watch::Send
             changed
         });
         // Nobody has to look again for what was not wanted to wake.
-        let _ = tokio::time::timeout(NET, wakes.next()).await;
+        let _ = tokio::time::timeout(pause, wakes.next()).await;
         tokio::time::sleep(GATHER).await;
         while let Some(Some(())) = wakes.next().now_or_never() {}
     }
