@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use patchbay_api::installation;
 use patchbay_lab::helm::{RELEASE, chart};
+use patchbay_lab::install::repository;
 use patchbay_lab::parts;
 use serde_json::{Map, Value, json};
 
@@ -53,6 +54,7 @@ fn another(path: &str, value: &Value) -> Value {
     match value {
         _ if path.ends_with("pullPolicy") => json!("Never"),
         _ if path.ends_with("kubeletFolder") => json!("/var/lib/k0s/kubelet"),
+        _ if path.ends_with("consoleKeyboards") => json!("all"),
         Value::Bool(is) => json!(!is),
         Value::Number(number) => json!(number.as_u64().unwrap() + 1),
         Value::String(_) => json!("other"),
@@ -191,4 +193,49 @@ fn the_chart_has_the_version_of_the_programs() {
     let chart: Value = read("Chart.yaml");
     let version = json!(env!("CARGO_PKG_VERSION"));
     assert_eq!((&chart["version"], &chart["appVersion"]), (&version, &version));
+}
+
+#[test]
+#[ignore = "needs Helm, which `lab parts` builds: run with --ignored"]
+fn every_privilege_of_the_agent_is_listed_with_a_reason_and_no_other_is() {
+    let text = std::fs::read_to_string(repository().join("docs/security.md")).unwrap();
+    let section = text.split("### What the agent may do on its node").nth(1).unwrap().split("\n#").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut listed = Vec::new();
+    for row in rows {
+        let (what, why) = row.split_once("` | ").unwrap();
+        assert!(why.len() > 20, "no reason for {what}");
+        listed.push(what.to_owned());
+    }
+    listed.sort();
+    let rendered = objects(&render(&[]).unwrap());
+    let agent = rendered.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+    let spec = &agent["spec"]["template"]["spec"];
+    let [container] = spec["containers"].as_array().unwrap().as_slice() else { panic!("one container") };
+    let mut has = Vec::new();
+    for (field, value) in spec.as_object().unwrap() {
+        if field.starts_with("host") && *value == json!(true) {
+            has.push(field.clone());
+        }
+    }
+    for (field, value) in container["securityContext"].as_object().unwrap() {
+        has.push(format!("{field}: {value}"));
+    }
+    for port in container["ports"].as_array().into_iter().flatten() {
+        has.push(format!("hostPort: {}", port["hostPort"]));
+    }
+    for volume in spec["volumes"].as_array().unwrap() {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["name"] == volume["name"]).unwrap();
+        let mode = if mount["readOnly"] == json!(true) { " (to read)" } else { "" };
+        has.push(format!("{}{mode}", volume["hostPath"]["path"].as_str().unwrap()));
+    }
+    if spec["priorityClassName"] == "system-node-critical" {
+        has.push("system-node-critical".to_owned());
+    }
+    if spec["tolerations"] == json!([{"operator": "Exists"}]) {
+        has.push("tolerates all taints".to_owned());
+    }
+    has.sort();
+    assert_eq!(listed, has);
 }

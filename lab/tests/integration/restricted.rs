@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::node::{Node, device};
 use crate::program::Running;
 use crate::stage::{Stage, create, eventually, get};
+use crate::workloads;
 
 const LOCKED: &str = "locked";
 
@@ -68,7 +69,7 @@ fn machines_attachments_and_the_controller_need_no_privileges_and_the_agent_does
         stage.is_attached(LOCKED, "linux-vm", device);
     }
 
-    stage.apply(&["40-controller.yaml", "50-agent.yaml"]);
+    workloads::make(&stage);
     let deployment: Deployment = get(&stage.within("patchbay"), "controller").unwrap();
     tried(&stage, deployment.spec.unwrap().template).unwrap();
     let agents: DaemonSet = get(&stage.within("patchbay"), "agent").unwrap();

@@ -15,12 +15,17 @@ use crate::stage::{Stage, eventually, list};
 /// As many as the chart has, unless it is told otherwise.
 const CONTROLLERS: usize = 2;
 
-/// Installs both, and waits until they have ready controllers and a ready agent on each of so many nodes.
-pub(crate) fn install(stage: &Stage, nodes: usize) {
+/// Makes both.
+pub(crate) fn make(stage: &Stage) {
     let (name, chart) = (helm::RELEASE, helm::chart().display().to_string());
     let only = ["--show-only", "templates/controller.yaml", "--show-only", "templates/agent.yaml"];
     let arguments = ["template", name, &chart, "--set", "image.repository=none"];
     stage.apply_yaml(&stage.helm().run(&[&arguments[..], &only].concat()).unwrap());
+}
+
+/// Installs both, and waits until they have ready controllers and a ready agent on each of so many nodes.
+pub(crate) fn install(stage: &Stage, nodes: usize) {
+    make(stage);
     for (component, count) in [("controller", CONTROLLERS), ("agent", nodes)] {
         let pods = eventually(&format!("{count} pods of {component}s"), || {
             let pods = pods(stage, component)?;
