@@ -5,23 +5,12 @@
 
 use patchbay_core::names::{DeviceName, Namespace, NodeName, PodName, VmName};
 use patchbay_sim::Scenario;
-use patchbay_sim::explorer::explore;
 use patchbay_sim::fault::FaultKind;
 use patchbay_sim::user::Edit;
 
-/// More worlds than this are a mistake in the test.
-const LIMIT: usize = 1_000_000;
+mod holds;
 
-#[track_caller]
-fn holds(name: &str, at_least: usize, scenario: &Scenario) {
-    match explore(scenario, LIMIT) {
-        Ok(report) => {
-            println!("{name}: {report}");
-            assert!(report.worlds >= at_least, "{name}: {report}");
-        }
-        Err(violation) => panic!("{name}: {violation}"),
-    }
-}
+use holds::holds;
 
 fn assign(namespace: Option<&str>) -> Edit {
     Edit::Assign(DeviceName::new("stick"), namespace.map(Namespace::new))

@@ -8,25 +8,12 @@
 
 use patchbay_core::names::{DeviceName, Namespace, VmName};
 use patchbay_sim::Scenario;
-use patchbay_sim::explorer::explore;
 use patchbay_sim::fault::FaultKind;
 use patchbay_sim::user::Edit;
 
-/// More worlds than this are a mistake in the test.
-const LIMIT: usize = 1_000_000;
+mod holds;
 
-/// Explores, and fails with the story of the first broken law; also when there are so few worlds that the exploration
-/// cannot have been what it is meant to be.
-#[track_caller]
-fn holds(name: &str, at_least: usize, scenario: &Scenario) {
-    match explore(scenario, LIMIT) {
-        Ok(report) => {
-            println!("{name}: {report}");
-            assert!(report.worlds >= at_least, "{name}: {report}");
-        }
-        Err(violation) => panic!("{name}: {violation}"),
-    }
-}
+use holds::holds;
 
 fn assign(device: &str, namespace: Option<&str>) -> Edit {
     Edit::Assign(DeviceName::new(device), namespace.map(Namespace::new))

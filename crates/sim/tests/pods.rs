@@ -4,23 +4,12 @@
 
 use patchbay_core::names::{DeviceName, Namespace, NodeName, PodName, VmName};
 use patchbay_sim::Scenario;
-use patchbay_sim::explorer::explore;
 use patchbay_sim::fault::FaultKind;
 use patchbay_sim::user::Edit;
 
-/// More worlds than this are a mistake in the test.
-const LIMIT: usize = 300_000;
+mod holds;
 
-#[track_caller]
-fn holds(name: &str, at_least: usize, scenario: &Scenario) {
-    match explore(scenario, LIMIT) {
-        Ok(report) => {
-            println!("{name}: {report}");
-            assert!(report.worlds >= at_least, "{name}: {report}");
-        }
-        Err(violation) => panic!("{name}: {violation}"),
-    }
-}
+use holds::holds;
 
 fn make(pod: &str, device: &str, node: Option<&str>) -> Edit {
     Edit::MakePod(Namespace::new("blue"), PodName::new(pod), DeviceName::new(device), node.map(NodeName::new))

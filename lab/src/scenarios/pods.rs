@@ -69,11 +69,12 @@ pub(super) fn a_serial_adapter_answers_a_job_on_another_node(lab: &Lab) -> Resul
 }
 
 /// Shell script of a modem that says what it has heard. It hangs up whenever its cable is pulled, as when the device changes
-/// drivers, and ends with its device.
+/// drivers, and ends with its device. Where the device has no driver nobody hangs up, and the gadget's kernel waits with the removal
+/// until nobody has the line open: so the modem looks once a second whether there is a line still.
 fn modem_at(far: &str) -> String {
     format!(
         "while [ -c {far} ]; do stty -F {far} raw -echo; exec 3<>{far}; \
-         if read line <&3 && [ -n \"$line\" ]; then echo \"modem heard $line\" >&3; else usleep 50000; fi; done"
+         if read -t 1 line <&3 && [ -n \"$line\" ]; then echo \"modem heard $line\" >&3; else usleep 50000; fi; done"
     )
 }
 
