@@ -26,6 +26,8 @@ const ASKED_BESIDES: &[&str] = &["arbitrary-node:patch", "approve", "sign"];
 const SHOWN_ELSEWHERE: &[&str] = &[
     // Pools that shrink by a slice of 128 devices: crates/dra/tests/publisher.rs.
     "agent: delete resource.k8s.io/resourceslices",
+    // A request that the same key has made before: lab/tests/integration/renewal.rs.
+    "agent: get certificates.k8s.io/certificatesigningrequests",
     // Slices of a node that is off for a minute and stays in the cluster: lab/tests/integration/changes.rs.
     "controller: delete resource.k8s.io/resourceslices",
 ];

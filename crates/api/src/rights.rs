@@ -56,7 +56,7 @@ pub const CONTROLLER: &[Rule] = &[
         &["patch"],
     ),
     rule("events.k8s.io", &["events"], &["create", "patch"]),
-    rule(CERTIFICATES, &["certificatesigningrequests"], &["get", "list", "watch"]),
+    rule(CERTIFICATES, &["certificatesigningrequests"], &["list", "watch"]),
     rule(CERTIFICATES, &["certificatesigningrequests/approval", "certificatesigningrequests/status"], &["update"]),
     Rule { object: Some(SIGNER), ..rule(CERTIFICATES, &["signers"], &["approve", "sign"]) },
     Rule { namespace: Some(NAMESPACE), ..rule(LEASES, &["leases"], &["create"]) },
