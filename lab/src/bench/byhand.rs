@@ -64,6 +64,8 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, place: &str, clock: &Cl
         lab.kubectl(&delete)?;
     }
     let (home, importer) = (lab.node(HOME)?, lab.node(IMPORTER)?);
+    // Ours have kept it from the drivers of its node, because it is assigned.
+    home.run(&format!("echo 1 >/sys/bus/usb/devices/{place}/authorized"))?;
     home.run("usbipd -4 -D")?;
     let pod =
         lab.kubectl(&["get", "pod", &format!("vm-{VM}"), "-n", &case.namespace, "-o", "jsonpath={.metadata.uid}"])?;
