@@ -381,12 +381,29 @@ impl Node {
     /// # Errors
     /// When there is none.
     pub fn kill(&self, argument: &str) -> Result<()> {
+        self.signal("KILL", argument)
+    }
+
+    /// The same with another signal: `STOP` stops them in their tracks until `CONT`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn signal(&self, signal: &str, argument: &str) -> Result<()> {
         let found = processes(argument);
         let wanted = quoted(argument);
         self.run(&format!(
-            "{found}[ -n \"$found\" ] || {{ echo no process with the first argument {wanted}; exit 1; }}\nkill -9 $found"
+            "{found}[ -n \"$found\" ] || {{ echo no process with the first argument {wanted}; exit 1; }}\nkill -{signal} $found"
         ))
         .map(drop)
+    }
+
+    /// What the kernel says of the processes with this first argument: `T (stopped)`, `S (sleeping)`, ...; a line for each.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn states(&self, argument: &str) -> Result<String> {
+        let states = "for pid in $found; do sed -n 's/^State:[[:space:]]*//p' /proc/$pid/status; done";
+        Ok(self.run(&format!("{}{states}", processes(argument)))?.trim().to_owned())
     }
 
     /// Whether a program with this first argument runs.
@@ -455,7 +472,7 @@ fn processes(argument: &str) -> String {
     let wanted = quoted(argument);
     format!(
         "found=; for f in $(grep -l -e {wanted} /proc/[0-9]*/cmdline 2>/dev/null); do\n\
-         [ \"$(tr '\\0' '\\n' <$f 2>/dev/null | sed -n 2p)\" = {wanted} ] || continue\n\
+         [ \"$({{ tr '\\0' '\\n' <$f; }} 2>/dev/null | sed -n 2p)\" = {wanted} ] || continue\n\
          p=${{f%/cmdline}}; found=\"$found ${{p#/proc/}}\"; done\n"
     )
 }

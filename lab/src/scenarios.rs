@@ -34,6 +34,7 @@ mod processes;
 mod reading;
 mod replug;
 mod tasks;
+mod trust;
 mod twins;
 mod wiretap;
 
@@ -106,6 +107,8 @@ pub fn all() -> Vec<Scenario> {
         scenario("operations_start_stop_and_restart_a_machine", operations::start_stop_and_restart),
         scenario("devices_follow_their_machine_when_its_node_is_drained", life::drained),
         scenario("reassigned_devices_leave_one_machine_before_they_enter_another", assignments::changed_while_attached),
+        scenario("a_device_that_is_withdrawn_leaves_an_importer_that_does_nothing", trust::importer_does_nothing),
+        scenario("reading_goes_on_while_all_certificates_change", trust::all_certificates_change),
         // First of their lab: they want every place of a kernel, which loses some to devices that are pulled out while lent.
         large("devices_without_a_free_port_wait_and_disturb_nobody", limits::full_importer),
         large("devices_over_the_limit_of_their_home_node_wait_and_disturb_nobody", limits::full_home_node),

@@ -5,6 +5,7 @@
 //! plugged; and the device is assigned to the claim's namespace. What may resolve itself is answered with a wait.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::device::PortPath;
 use crate::names::{ClaimRef, DeviceName, Namespace, NodeName, PodRef};
@@ -12,6 +13,9 @@ use crate::names::{ClaimRef, DeviceName, Namespace, NodeName, PodRef};
 /// The most devices a node lends out at a time: the places in the table of usbip-host (`MAX_BUSID` in
 /// `drivers/usb/usbip/stub.h`).
 pub const MAX_LENT: usize = 16;
+
+/// For so long the node that uses a device may take it out of its guest in its own order after the assignment was withdrawn.
+pub const TO_LET_GO: Duration = Duration::from_secs(30);
 
 /// What a caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +66,8 @@ pub enum Verdict {
     Grant,
     /// Not now; for people.
     Wait(String),
+    /// Not now, because the device is not assigned to the claim's namespace, or not any more; for people.
+    Withdrawn(String),
     /// No; for people.
     Deny(String),
 }
@@ -82,7 +88,7 @@ pub fn authorise(home: &NodeName, request: &Request, evidence: &Evidence) -> Ver
     }
     // The claim of a device that changes namespaces is taken back by the controller, in its order: first out of the guest.
     if evidence.assigned.as_ref() != Some(&claim.namespace) {
-        return Verdict::Wait(format!("device {device} is not assigned to namespace {}", claim.namespace));
+        return Verdict::Withdrawn(format!("device {device} is not assigned to namespace {}", claim.namespace));
     }
     if there.any(|p| p.wants) {
         Verdict::Grant
@@ -125,6 +131,8 @@ pub struct Bound {
     pub verdict: Option<Verdict>,
     /// Another request that would be granted waits for it.
     pub contested: bool,
+    /// How long the verdict has been [`Verdict::Withdrawn`].
+    pub withdrawn_for: Duration,
 }
 
 /// What to do with a bound device.
@@ -142,14 +150,17 @@ pub enum Keeping {
 ///
 /// A session is ended at once when its right is denied; while its right merely waits (its pod is on its way out, or the device
 /// is leaving its namespace) only when somebody else has a right to the device, so that an ordinary detach is the importer's
-/// to do, in its order. A session of which nothing is known (an agent that lost its records) is ended for whoever asks with a
-/// right. A device without session stays bound as long as its last user has the right to it: that one is about to call again.
+/// to do, in its order. An assignment that was withdrawn is not left to the importer for ever: after [`TO_LET_GO`] the session
+/// is ended, whether or not anybody else wants the device. A session of which nothing is known (an agent that lost its records)
+/// is ended for whoever asks with a right. A device without session stays bound as long as its last user has the right to it:
+/// that one is about to call again.
 pub fn keeping(bound: &Bound) -> Keeping {
     match (&bound.verdict, bound.in_session) {
         (Some(Verdict::Grant), _) => Keeping::Keep,
         (_, true) if bound.contested => Keeping::Cut,
         (_, false) if bound.contested => Keeping::Keep,
-        (None | Some(Verdict::Wait(_)), true) => Keeping::Keep,
+        (Some(Verdict::Withdrawn(_)), true) if bound.withdrawn_for >= TO_LET_GO => Keeping::Release,
+        (None | Some(Verdict::Wait(_) | Verdict::Withdrawn(_)), true) => Keeping::Keep,
         (Some(Verdict::Deny(_)), true) | (_, false) => Keeping::Release,
     }
 }
@@ -209,15 +220,18 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_given_to_another_namespace_is_not_granted_nor_taken_from_under_a_guest() {
+    fn a_device_that_leaves_its_namespace_is_not_granted_and_its_importer_has_some_time_to_let_go() {
         for assigned in [None, Some("other".into())] {
             let verdict = judge(|e| e.assigned.clone_from(&assigned));
-            assert_eq!(verdict, Verdict::Wait("device stick is not assigned to namespace ns".to_owned()));
-            let keeping =
-                |in_session, contested| keeping(&Bound { in_session, verdict: Some(verdict.clone()), contested });
-            assert_eq!(keeping(true, false), Keeping::Keep, "its attachment is on its way out");
-            assert_eq!(keeping(true, true), Keeping::Cut);
-            assert_eq!(keeping(false, false), Keeping::Release);
+            assert_eq!(verdict, Verdict::Withdrawn("device stick is not assigned to namespace ns".to_owned()));
+            let keeping = |in_session, contested, withdrawn_for| {
+                keeping(&Bound { in_session, verdict: Some(verdict.clone()), contested, withdrawn_for })
+            };
+            let (a_moment, long) = (TO_LET_GO - Duration::from_nanos(1), TO_LET_GO);
+            assert_eq!(keeping(true, false, a_moment), Keeping::Keep, "its attachment is on its way out");
+            assert_eq!(keeping(true, false, long), Keeping::Release, "the importer does not let go");
+            assert_eq!(keeping(true, true, a_moment), Keeping::Cut);
+            assert_eq!(keeping(false, false, Duration::ZERO), Keeping::Release);
         }
     }
 
@@ -260,7 +274,7 @@ mod tests {
             [None, Some(Verdict::Grant), Some(Verdict::Deny(String::new())), Some(Verdict::Wait(String::new()))];
         for verdict in verdicts {
             for (in_session, contested) in [(false, false), (false, true), (true, false), (true, true)] {
-                let bound = Bound { in_session, verdict: verdict.clone(), contested };
+                let bound = Bound { in_session, verdict: verdict.clone(), contested, withdrawn_for: Duration::ZERO };
                 let keeping = keeping(&bound);
                 if verdict == Some(Verdict::Grant) {
                     assert_eq!(keeping, Keeping::Keep, "{bound:?}");

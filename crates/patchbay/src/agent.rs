@@ -218,6 +218,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
         changed,
         held: Mutex::new(BTreeSet::new()),
         contenders: Mutex::new(BTreeMap::new()),
+        withdrawn: Mutex::new(BTreeMap::new()),
     });
     serve_exports(exports, ended, &credentials, &rescan, args.port).await?;
     tokio::spawn(moves::run(moves, moving_writer));

@@ -1,6 +1,7 @@
 //! The agent's loop on the node where devices are plugged in: it answers calls and keeps bindings.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use patchbay_core::controller::world::PodState;
 use patchbay_core::home::{self, Bound, Evidence, Keeping, Pod, Request, Verdict, authorise, keeping};
@@ -113,7 +114,7 @@ fn answer(cluster: &Cluster, home: &NodeName, caller: &NodeName, uid: &Uid, call
             steps.quiet(label, next);
             return;
         }
-        (Verdict::Wait(why), _) => why,
+        (Verdict::Wait(why) | Verdict::Withdrawn(why), _) => why,
         (Verdict::Grant, None) => format!("device {device} is absent on node {home}"),
         (Verdict::Grant, Some(_)) if granting == Some(&(caller.clone(), uid.clone())) => return,
         (Verdict::Grant, Some(_)) if granting.is_some() || cluster.session(home, device).is_some() => {
@@ -170,6 +171,8 @@ fn keep(
         in_session: cluster.session(home, device).is_some(),
         verdict: binding.request.as_ref().map(judge),
         contested: cluster.nodes.values().flat_map(|n| n.agent.calls.values()).any(asking),
+        // Nobody here takes so long that the home agent does not wait for it.
+        withdrawn_for: Duration::ZERO,
     };
     match keeping(&bound) {
         Keeping::Keep => {}

@@ -65,6 +65,8 @@ pub(super) struct Exports {
     pub(super) held: Mutex<BTreeSet<PortPath>>,
     /// Calls that have the right to a device and wait for it.
     pub(super) contenders: Mutex<BTreeMap<u64, Request>>,
+    /// Since when the assignment of what is lent is withdrawn.
+    pub(super) withdrawn: Mutex<BTreeMap<PortPath, Instant>>,
 }
 
 /// The right to change what usbip-host has in a place; ends with the value. The kernel does not survive a device that is
@@ -197,7 +199,7 @@ impl Exports {
                     tracing::warn!(device = %request.device, peer = %request.peer, claim = %request.claim, reason, "denied");
                     return incoming.deny(&reason).await;
                 }
-                Verdict::Wait(reason) => Refusal::from(reason),
+                Verdict::Wait(reason) | Verdict::Withdrawn(reason) => Refusal::from(reason),
                 Verdict::Grant => {
                     self.contenders.lock().unwrap_or_else(PoisonError::into_inner).insert(number, request.clone());
                     match self.lend(&request).await {
@@ -321,7 +323,7 @@ impl Exports {
             let session = Request { peer: former.peer.clone(), claim: former.claim, device: former.device };
             match self.judge(&session).await? {
                 Verdict::Grant => return Err(format!("in use on node {}", former.peer)),
-                Verdict::Wait(_) | Verdict::Deny(_) => {}
+                Verdict::Wait(_) | Verdict::Withdrawn(_) | Verdict::Deny(_) => {}
             }
         }
         tracing::info!(device = %request.device, former = %former.peer, peer = %request.peer, "session cut for another");

@@ -8,7 +8,7 @@ use patchbay_core::device::PortPath;
 use patchbay_core::home::{Bound, Keeping, Request, Verdict, keeping};
 use patchbay_usbip::host::ExportStatus;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::super::records::Export;
 use super::super::steps::blocking;
@@ -76,7 +76,8 @@ impl Exports {
         };
         // The kernel goes on showing a session for a moment after its end, and tells nobody when it stops.
         let unsettled = !in_session || verdict != Verdict::Grant;
-        let result = match keeping(&Bound { in_session, verdict: Some(verdict), contested }) {
+        let withdrawn_for = self.withdrawn_for(place, &verdict);
+        let result = match keeping(&Bound { in_session, verdict: Some(verdict), contested, withdrawn_for }) {
             Keeping::Keep => return unsettled,
             Keeping::Cut => self.end(place).await,
             Keeping::Release => {
@@ -97,6 +98,17 @@ impl Exports {
                 tracing::warn!(device = %request.device, why, "not taken back; trying again");
                 true
             }
+        }
+    }
+
+    /// How long the assignment of what is lent from a place has been withdrawn, as far as this agent has seen.
+    fn withdrawn_for(&self, place: &PortPath, verdict: &Verdict) -> Duration {
+        let mut all = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(verdict, Verdict::Withdrawn(_)) {
+            all.entry(place.clone()).or_insert_with(Instant::now).elapsed()
+        } else {
+            all.remove(place);
+            Duration::ZERO
         }
     }
 

@@ -50,7 +50,7 @@ impl Moves {
                     Ok(found) => break found,
                     Err(why) => why,
                 },
-                Ok(Verdict::Wait(why)) | Err(why) => why,
+                Ok(Verdict::Wait(why) | Verdict::Withdrawn(why)) | Err(why) => why,
             };
             if Instant::now() >= deadline {
                 return incoming.deny(&why).await;
