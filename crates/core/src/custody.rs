@@ -4,6 +4,8 @@
 //! the node it is plugged into, so that the node neither mounts its disk nor listens to it. Whoever uses it on that very node
 //! gets it through those drivers, and so does the node itself once the device is assigned to nobody.
 
+use crate::device::BusAddress;
+
 /// When a device that nobody uses goes back to the drivers of its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Returned {
@@ -23,6 +25,16 @@ pub enum Keeper {
     Ours,
     /// Nobody: somebody else does not let the node use it.
     Another,
+}
+
+/// Who has the device with this address now. `withheld` is the address of the one that we have withheld in its place, so that
+/// one which has been away since, or which somebody else has blocked, is not taken for ours.
+pub fn keeper(address: BusAddress, authorized: bool, withheld: Option<BusAddress>) -> Keeper {
+    match withheld {
+        _ if authorized => Keeper::Drivers,
+        Some(ours) if ours == address => Keeper::Ours,
+        Some(_) | None => Keeper::Another,
+    }
 }
 
 /// A device that is in no session with another node.
@@ -99,6 +111,20 @@ mod tests {
             assert_eq!(step(&idle, returned), expected, "{what}");
         }
         assert_eq!(step(&Idle { keeper: Drivers, ..IDLE }, Returned::default()), Step::Withhold, "the default");
+    }
+
+    #[test]
+    fn what_is_blocked_is_ours_only_if_it_is_the_very_one() {
+        let [one, other] = [2, 3].map(|device| BusAddress { bus: 1, device });
+        for (authorized, withheld, expected) in [
+            (true, None, Keeper::Drivers),
+            (true, Some(one), Keeper::Drivers),
+            (false, Some(one), Keeper::Ours),
+            (false, Some(other), Keeper::Another),
+            (false, None, Keeper::Another),
+        ] {
+            assert_eq!(keeper(one, authorized, withheld), expected, "{authorized} {withheld:?}");
+        }
     }
 
     /// What the step makes of a device.

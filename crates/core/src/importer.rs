@@ -284,6 +284,13 @@ pub fn held(seen: &Observed) -> Held {
     }
 }
 
+/// Whether what is attached to a port is what we have attached, by bus and device number on the home node: `recorded` when we
+/// did so, `attached` as the kernel shows it now. When our session has ended, somebody else may have attached another device
+/// while no agent was there to see it. What is not known is no reason to give a port up.
+pub fn is_ours(recorded: Option<u32>, attached: Option<u32>) -> bool {
+    recorded.is_none() || attached.is_none() || recorded == attached
+}
+
 /// The devices of this node that a guest or pod of it has, or is to get: its drivers have to be let at them. `plugging` are
 /// the addresses of devices that are being handed over to guests since before this look, wanted or not.
 pub fn used_here(seen: &Observed, plugging: &BTreeSet<BusAddress>) -> BTreeSet<DeviceName> {

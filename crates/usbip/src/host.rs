@@ -203,8 +203,8 @@ pub fn end(root: &SysRoot, port: &PortPath) -> Result<(), HostError> {
     }
 }
 
-/// Gives a device without a session back to its host driver, or to nobody if it is withheld. Nothing happens when it is gone or back already, so it may be
-/// repeated after a crash.
+/// Gives a device without a session back to its host driver, or to nobody if it is withheld. Nothing happens when it is gone or
+/// back already, so it may be repeated after a crash.
 ///
 /// Wait a moment after [`status`] has stopped to show a session: the kernel's thread has still to put away its last orders,
 /// and uses what unbinding frees (`event_handler` in `usbip_event.c`).

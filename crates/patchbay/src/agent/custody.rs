@@ -10,7 +10,7 @@ use futures::StreamExt;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
 use patchbay_api::NodeUSBDevice;
-use patchbay_core::custody::{Idle, Keeper, Returned, Step, step};
+use patchbay_core::custody::{Idle, Keeper, Returned, Step, keeper, step};
 use patchbay_core::device::{BusAddress, PortPath};
 use patchbay_core::host_use::Keyboards;
 use patchbay_core::names::{DeviceName, NodeName};
@@ -108,11 +108,7 @@ impl Custody {
     }
 
     fn keeper(&self, place: &PortPath, address: BusAddress, authorized: bool) -> Keeper {
-        match self.records.facts().withheld.get(place) {
-            _ if authorized => Keeper::Drivers,
-            Some(ours) if *ours == address => Keeper::Ours,
-            Some(_) | None => Keeper::Another,
-        }
+        keeper(address, authorized, self.records.facts().withheld.get(place).copied())
     }
 
     /// What is to be done about a device that is in no session, as far as that can be told without touching it.

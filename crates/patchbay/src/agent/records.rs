@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use patchbay_core::device::{BusAddress, PortPath};
+use patchbay_core::importer::is_ours;
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, Uid};
 use patchbay_core::speed::PortName;
 use patchbay_dra::atomic_file;
@@ -86,13 +87,10 @@ impl Facts {
         self.ports.get(&port)
     }
 
-    /// What a port is used for, if that is by us. When the session of ours has ended, somebody else may have attached another
-    /// device to the port, while no agent was there to see it.
+    /// What a port is used for, if that is by us.
     pub(super) fn claim(&self, port: &VhciPort) -> Option<&Uid> {
-        let attached = port.import().map(|import| import.devid);
-        let of_ours = self.devids.get(&port.name).copied();
-        let other = attached.is_some() && of_ours.is_some() && attached != of_ours;
-        self.ports.get(&port.name).filter(|_| !other)
+        let (recorded, attached) = (self.devids.get(&port.name).copied(), port.import().map(|import| import.devid));
+        self.ports.get(&port.name).filter(|_| is_ours(recorded, attached))
     }
 }
 
