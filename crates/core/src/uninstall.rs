@@ -50,12 +50,12 @@ pub fn next(seen: &Seen) -> Step {
     if seen.installed {
         return match seen.attachments {
             0 => Step::Stop,
-            count => Step::Await(format!("{count} devices to be taken out of machines that are gone")),
+            count => Step::Await(format!("devices to be taken out of machines that are gone: {count}")),
         };
     }
     match seen.running {
         0 => Step::Sweep,
-        count => Step::Await(format!("{count} pods of Patchbay to end")),
+        count => Step::Await(format!("pods of Patchbay to end: {count}")),
     }
 }
 
@@ -78,9 +78,9 @@ mod tests {
     #[test]
     fn one_step_follows_the_other() {
         let steps = [
-            ((true, 1, 4), Step::Await("1 devices to be taken out of machines that are gone".to_owned())),
+            ((true, 1, 4), Step::Await("devices to be taken out of machines that are gone: 1".to_owned())),
             ((true, 0, 4), Step::Stop),
-            ((false, 0, 3), Step::Await("3 pods of Patchbay to end".to_owned())),
+            ((false, 0, 3), Step::Await("pods of Patchbay to end: 3".to_owned())),
             ((false, 0, 0), Step::Sweep),
         ];
         for ((installed, attachments, running), step) in steps {

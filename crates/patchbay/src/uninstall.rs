@@ -1,5 +1,6 @@
 //! `patchbay uninstall`: what the chart has done before it is uninstalled. [`patchbay_core::uninstall`] says what that is.
 
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::pin::pin;
 use std::time::Duration;
@@ -43,11 +44,21 @@ pub(crate) struct Args {
 /// Somebody uses Patchbay, the API server refuses something, or programs do not end in time.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let all = async { timeout(DEADLINE, uninstall(args)).await };
-    runtime.context("cannot start the runtime")?.block_on(all).context("it takes too long: look at what is awaited")?
+    let awaited = RefCell::new("the API server".to_owned());
+    let all = async { timeout(DEADLINE, uninstall(args, &awaited)).await };
+    let ended = runtime.context("cannot start the runtime")?.block_on(all);
+    let late = || {
+        format!(
+            "after {} s it still waits for {}: see to that, and uninstall again",
+            DEADLINE.as_secs(),
+            awaited.borrow()
+        )
+    };
+    ended.with_context(late)?
 }
 
-async fn uninstall(args: Args) -> anyhow::Result<()> {
+/// What it waits for is in `awaited`, for whoever loses patience.
+async fn uninstall(args: Args, awaited: &RefCell<String>) -> anyhow::Result<()> {
     let client = connection::open(connection::WATCH).await?;
     let namespace = args.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let cluster = Cluster { client, namespace };
@@ -58,6 +69,7 @@ async fn uninstall(args: Args) -> anyhow::Result<()> {
             Step::Refuse(why) => bail!(why),
             Step::Await(what) => {
                 tracing::info!(what, "waiting");
+                *awaited.borrow_mut() = what;
                 // Whether it was a change or the net: what is done follows from the next look.
                 let _ = timeout(NET, changes.next()).await;
             }
