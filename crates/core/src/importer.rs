@@ -37,6 +37,9 @@ pub struct Observed {
     pub kept: BTreeMap<DeviceName, String>,
     /// vhci ports by name.
     pub ports: BTreeMap<PortName, Port>,
+    /// Devices that a guest has been seen to have since they have this address ([`used_by_guests`]). They may be in the midst of what that guest has begun: QEMU does not pass on the first reset of
+    /// a new guest (`guest-resets-all` of `usb-host`), and vhci passes on none.
+    pub used: BTreeSet<BusAddress>,
     /// Virtual machines of this node whose monitor answers, by the uid of their pod.
     pub machines: BTreeMap<Uid, Vec<Plugged>>,
     /// Machines that are about to move, or to stay after all: what is in them stays as it is. QEMU would refuse to add or delete
@@ -172,6 +175,8 @@ pub enum Action {
         device: DeviceName,
         /// The device of this node's kernel.
         address: BusAddress,
+        /// Another guest has had it: it is reset first.
+        reset: bool,
     },
     /// Take the device out of QEMU.
     Unplug {
@@ -305,6 +310,17 @@ pub fn used_here(seen: &Observed, plugging: &BTreeSet<BusAddress>) -> BTreeSet<D
     asked.chain(in_guest.map(|(name, _)| name.clone())).collect()
 }
 
+/// The devices that guests have been seen to have: those known `before` that are still `there`, and those that machines have now.
+/// The kernel gives numbers of devices that are gone to others in time.
+pub fn used_by_guests(
+    before: &BTreeSet<BusAddress>,
+    there: &BTreeSet<BusAddress>,
+    machines: &BTreeMap<Uid, Vec<Plugged>>,
+) -> BTreeSet<BusAddress> {
+    let now = machines.values().flatten().filter_map(|plugged| plugged.address);
+    now.chain(before.intersection(there).copied()).collect()
+}
+
 fn in_any_guest(seen: &Observed, address: BusAddress) -> bool {
     seen.machines.values().flatten().any(|p| p.address == Some(address))
 }
@@ -347,12 +363,25 @@ fn fulfil(seen: &Observed, uid: &Uid, attachment: &Attachment, kept: &mut Kept) 
         None if in_any_guest(seen, address) => (None, waiting("taking the device out of the guest that had it before")),
         None => match seen.failures.get(&Step::Plug(uid.clone())) {
             Some(why) => (None, PluggedState::Failed(why.clone())),
+            // Its home node resets it when the session ends.
+            None if let Source::Remote { port, .. } = source
+                && seen.used.contains(&address) =>
+            {
+                match seen.failures.get(&Step::Detach(*port)) {
+                    Some(why) => (None, PluggedState::Failed(why.clone())),
+                    None => (
+                        Some(Action::Detach { port: *port }),
+                        waiting("resetting the device, which another guest has had"),
+                    ),
+                }
+            }
             None => {
                 let plug = Action::Plug {
                     attachment: uid.clone(),
                     vm_pod: attachment.vm_pod.clone(),
                     device: attachment.device.clone(),
                     address,
+                    reset: seen.used.contains(&address),
                 };
                 (Some(plug), waiting("plugging into the guest"))
             }

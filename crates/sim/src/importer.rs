@@ -77,6 +77,7 @@ pub fn observe(cluster: &Cluster, name: &NodeName, node: &Node) -> Observed {
         seen.ports.insert(*port, Port { occupied, record: state.record.clone() });
     }
     seen.machines = node.machines.iter().map(|(uid, m)| (uid.clone(), m.devices.clone())).collect();
+    seen.used = node.used.clone();
     seen.calls = node.agent.calls.iter().map(|(uid, c)| (uid.clone(), c.word.clone())).collect();
     seen.failures = node.agent.failures.clone();
     seen
@@ -118,6 +119,11 @@ fn act(cluster: &Cluster, scenario: &Scenario, name: &NodeName, node: &Node, ste
     let mut next = cluster.clone();
     let mut done = Vec::new();
     while let Some(action) = queue.pop_front() {
+        if let Action::Plug { address, reset: false, .. } = &action
+            && next.node(name).is_some_and(|n| n.used.contains(address))
+        {
+            steps.broken(format!("{name}'s agent gives a guest {address:?} as another one has left it"));
+        }
         perform(&mut next, name, &action);
         let plugs = matches!(action, Action::Plug { .. });
         done.push(action);
@@ -179,9 +185,10 @@ pub fn perform(cluster: &mut Cluster, name: &NodeName, action: &Action) {
         Action::HangUp { user } => cluster.change(name, |n| {
             n.agent.calls.remove(user);
         }),
-        Action::Plug { attachment, vm_pod, device, address } => cluster.change(name, |n| {
+        Action::Plug { attachment, vm_pod, device, address, .. } => cluster.change(name, |n| {
             n.open(*address);
             let there = n.behind(name, *address).is_some();
+            n.used.extend(there.then_some(*address));
             match n.machines.get_mut(&vm_pod.uid).filter(|_| there) {
                 Some(machine) => machine.plug(device.clone(), *address),
                 None => {

@@ -3,7 +3,7 @@
 //! A session is one fact in two places of the real world; here it is held by the importer's port, and ends for both sides at
 //! once. An imported device is seen by its importer only after the kernel has enumerated it, a step of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use patchbay_core::device::{BusAddress, Device};
 use patchbay_core::home::Request;
@@ -26,6 +26,8 @@ pub struct Node {
     pub plugged: BTreeMap<DeviceName, Local>,
     /// Its vhci.
     pub ports: BTreeMap<PortName, VhciPort>,
+    /// Addresses of devices that a guest has had.
+    pub used: BTreeSet<BusAddress>,
     /// QEMUs, by the uid of their pod.
     pub machines: BTreeMap<Uid, Machine>,
     /// What the kubelet has prepared, by the uid of the attachment pod.
@@ -134,7 +136,9 @@ impl Cluster {
     pub fn unplug(&mut self, node: &NodeName, device: &DeviceName) {
         self.end_session(node, device);
         self.change(node, |n| {
-            n.plugged.remove(device);
+            if let Some(local) = n.plugged.remove(device) {
+                n.used.remove(&local.device.attributes.address);
+            }
         });
         self.in_hand.insert(device.clone());
     }
@@ -160,6 +164,9 @@ impl Node {
     /// Ends the session on a port, whosever it is.
     pub fn free(&mut self, port: PortName) {
         if let Some(port) = self.ports.get_mut(&port) {
+            if let Some(address) = port.session.as_ref().and_then(|s| s.address) {
+                self.used.remove(&address);
+            }
             (port.session, port.hung, port.stranger) = (None, false, false);
         }
     }

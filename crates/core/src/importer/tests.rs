@@ -64,9 +64,15 @@ fn perform(seen: &mut Observed, action: &Action) {
         Action::HangUp { user } => {
             seen.calls.remove(user);
         }
-        Action::Plug { address, .. } => put_into_guest(seen, *address),
+        Action::Plug { address, .. } => {
+            put_into_guest(seen, *address);
+            seen.used.insert(*address);
+        }
         Action::Unplug { vm_pod, device } => seen.machines.get_mut(vm_pod).unwrap().retain(|p| p.device != *device),
-        Action::Detach { port } => seen.ports.get_mut(port).unwrap().occupied = None,
+        Action::Detach { port } => {
+            let freed = seen.ports.get_mut(port).unwrap().occupied.take();
+            seen.used.retain(|address| freed.as_ref().is_none_or(|o| o.address != Some(*address)));
+        }
         Action::Forget { port } => seen.ports.get_mut(port).unwrap().record = None,
         Action::Report { pod, state } => seen.attachments.get_mut(&pod.uid).unwrap().reported = Some(state.clone()),
     }
@@ -130,7 +136,7 @@ fn nothing_is_plugged_or_unplugged_while_the_machine_moves() {
         let done = settle(&mut seen);
         assert!(done.iter().all(|action| matches!(action, Action::Report { .. })), "{done:?}");
     }
-    // Switched off for the switch: it is said, and it comes back when the machine stays.
+    // Switched off for the switch: it is said, and it comes back, as if it were new, when the machine stays.
     seen.machines.insert(pod("vm").uid, Vec::new());
     let done = settle(&mut seen);
     assert!(matches!(done.as_slice(), [Action::Report { state: PluggedState::Waiting(_), .. }]), "{done:?}");
@@ -141,7 +147,13 @@ fn nothing_is_plugged_or_unplugged_while_the_machine_moves() {
     assert!(
         matches!(
             done.as_slice(),
-            [Action::Unplug { .. }, Action::Plug { .. }, Action::Report { state: PluggedState::Plugged(_), .. }]
+            [
+                Action::Unplug { .. },
+                Action::Detach { .. },
+                Action::Call { .. },
+                Action::Plug { .. },
+                Action::Report { state: PluggedState::Plugged(_), .. }
+            ]
         ),
         "{done:?}"
     );
@@ -359,13 +371,42 @@ fn a_machine_that_does_not_let_go_does_not_keep_the_port() {
 }
 
 #[test]
-fn a_machine_that_started_again_gets_its_device_again() {
+fn a_machine_that_started_again_gets_its_device_again_as_if_it_were_new() {
     let mut seen = world(remote());
     settle(&mut seen);
     seen.machines.insert(pod("vm").uid, Vec::new());
+    seen.failures.insert(Step::Detach(port()), "busy".to_owned());
+    settle(&mut seen);
+    assert_eq!(attachment(&mut seen).reported, Some(PluggedState::Failed("busy".to_owned())));
+    seen.failures.clear();
     let done = settle(&mut seen);
-    assert!(done.iter().any(|a| matches!(a, Action::Plug { .. })), "{done:?}");
+    let steps = done.iter().filter(|a| !matches!(a, Action::Report { .. })).collect::<Vec<_>>();
+    assert!(
+        matches!(steps.as_slice(), [Action::Detach { .. }, Action::Call { .. }, Action::Plug { reset: false, .. }]),
+        "{done:?}"
+    );
     assert_eq!(attachment(&mut seen).reported, Some(PluggedState::Plugged(guest())));
+
+    let mut seen = world(Source::Local { device: "stick".into() });
+    seen.local.insert("stick".into(), ADDRESS);
+    let done = settle(&mut seen);
+    assert!(done.iter().any(|a| matches!(a, Action::Plug { reset: false, .. })), "{done:?}");
+    seen.machines.insert(pod("vm").uid, Vec::new());
+    let done = settle(&mut seen);
+    assert!(done.iter().any(|a| matches!(a, Action::Plug { reset: true, .. })), "{done:?}");
+}
+
+#[test]
+fn what_guests_have_had_is_remembered_as_long_as_it_is_there() {
+    let seen = world(remote());
+    let [gone, there, now] = [1, 2, 3].map(|device| BusAddress { bus: 3, device });
+    let machines = {
+        let mut seen = seen;
+        put_into_guest(&mut seen, now);
+        seen.machines
+    };
+    let used = used_by_guests(&[gone, there].into(), &[there].into(), &machines);
+    assert_eq!(used, [there, now].into(), "what is in a guest may not have been seen in the kernel yet");
 }
 
 #[test]

@@ -164,6 +164,20 @@ impl Custody {
         self.authorize(&place).await
     }
 
+    /// Has a device of this node forget what a guest has left it at: without a configuration it does. It is withheld afterwards.
+    ///
+    /// # Errors
+    /// As for [`Custody::open`], or the node uses it itself.
+    pub(super) async fn reset(&self, address: BusAddress) -> Result<(), String> {
+        let _one = self.changing.lock().await;
+        let root = self.root.clone();
+        let place = blocking(move || Ok(scan::place_of(&root, address))).await?;
+        let Some(place) = place else { return Ok(()) };
+        self.may_use(&place).await?;
+        let claim = self.claim(&place).await?;
+        self.withhold(&place, address, claim).await
+    }
+
     /// That nobody else has blocked the device at a place.
     ///
     /// # Errors

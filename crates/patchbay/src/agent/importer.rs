@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector;
 use patchbay_core::conditions::PluggedState;
 use patchbay_core::device::BusAddress;
-use patchbay_core::importer::{Action, Held, Observed, Occupied, Port, Reach, Step, held, plan, reach, used_here};
+use patchbay_core::importer::{
+    Action, Held, Observed, Occupied, Port, Reach, Step, held, plan, reach, used_by_guests, used_here,
+};
 use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_dra::Records as Journal;
 use patchbay_usbip::status::{PortState, VhciPort};
@@ -150,6 +152,12 @@ async fn observe(
     let inventory = eyes.inventory.borrow_and_update().clone();
     let journal = eyes.journal.borrow_and_update().clone();
     let facts = eyes.records.facts();
+    let used = used_by_guests(&facts.used, &inventory.addresses(), &machines);
+    if used != facts.used
+        && let Err(error) = eyes.records.change(|facts| facts.used.clone_from(&used))
+    {
+        tracing::warn!(%error, "records not written");
+    }
     let overdue = |uid: &Uid| waiting_since.get(uid).is_some_and(|since| now >= *since + OVERDUE);
     let mut attachments = pods::attachments(&eyes.node, &eyes.pods.state(), &journal, overdue);
     steps.recall_reports(&mut attachments);
@@ -182,6 +190,7 @@ async fn observe(
         local: inventory.devices.iter().filter(here).map(|(n, d)| (n.clone(), d.attributes.address)).collect(),
         attachments,
         machines,
+        used,
         moving: eyes.moving.borrow_and_update().clone().unwrap_or_default(),
         calls: steps.calls(),
         failures: failures.lock().unwrap_or_else(PoisonError::into_inner).current(now),

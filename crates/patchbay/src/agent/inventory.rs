@@ -3,7 +3,7 @@
 //! Sysfs is the truth. The kernel's uevents, and whoever has just changed something, only say when to look; a rescan every
 //! 30 s is the net under them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +49,12 @@ impl Inventory {
     /// The device behind a port, once the kernel has enumerated it.
     pub(super) fn behind(&self, port: PortName) -> Option<BusAddress> {
         self.behind.get(&port).copied()
+    }
+
+    /// The addresses of all devices of this node, its own and those of others.
+    pub(super) fn addresses(&self) -> BTreeSet<BusAddress> {
+        let own = self.devices.iter().map(|(_, device)| device.attributes.address);
+        own.chain(self.behind.values().copied()).collect()
     }
 
     /// Whether nothing is attached to a port of this node; None when there is no such port.

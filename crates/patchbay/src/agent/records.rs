@@ -34,6 +34,9 @@ pub(super) struct Facts {
     /// The device that was attached to each: its bus and device number on its home node, as the kernel shows it for the port.
     #[serde(default)]
     devids: BTreeMap<PortName, u32>,
+    /// Devices that guests have been seen to have since they have this address.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) used: BTreeSet<BusAddress>,
     /// Pods of virtual machines that may have devices from us.
     pub(super) machines: BTreeSet<Uid>,
     /// Devices that we bound to usbip-host, with the request each was bound for.
@@ -62,6 +65,7 @@ impl Default for Facts {
             names: BTreeMap::new(),
             ports: BTreeMap::new(),
             devids: BTreeMap::new(),
+            used: BTreeSet::new(),
             machines: BTreeSet::new(),
             exports: BTreeMap::new(),
             withheld: BTreeMap::new(),

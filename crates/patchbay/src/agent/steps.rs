@@ -138,11 +138,11 @@ impl Steps {
                 self.hang_up(user);
                 Ok(())
             }
-            Action::Plug { vm_pod, device, address, .. } => {
+            Action::Plug { vm_pod, device, address, reset, .. } => {
                 let machine = vm_pod.uid.clone();
                 self.change(move |facts| facts.machines.extend([machine])).await?;
                 // Until QEMU has taken the device from its drivers, the node must not begin to use it.
-                let _claim = self.claim(*address).await?;
+                let _claim = self.claim(*address, *reset).await?;
                 let path = self.root.device_node(*address);
                 let node = blocking(move || {
                     let opened = std::fs::OpenOptions::new().read(true).write(true).open(&path);
@@ -174,13 +174,16 @@ impl Steps {
 
     /// Lets the machine at a device of this node, and takes its disks from the node, if that does not use it itself. What is
     /// another node's is not asked for.
-    async fn claim(&self, address: BusAddress) -> Result<Option<Claim>, String> {
+    async fn claim(&self, address: BusAddress, reset: bool) -> Result<Option<Claim>, String> {
         let root = self.root.clone();
         let of_node = move || {
             let place = scan::place_of(&root, address);
             Ok(place.filter(|place| !scan::is_imported(&root, place).unwrap_or(true)))
         };
         let Some(place) = blocking(of_node).await? else { return Ok(None) };
+        if reset {
+            self.custody.reset(address).await?;
+        }
         self.custody.open(address).await?;
         let claimed = self.custody.claim(&place).await.map(Some);
         if claimed.is_err() {
