@@ -4,6 +4,7 @@
 
 mod operation;
 mod said;
+mod why;
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};

@@ -145,12 +145,14 @@ impl Case<'_> {
     }
 
     /// Waits until `NodeUSBDevice`, `USBDevice` and the machine's status say of a device that it is not attached, the
-    /// conditions with this reason, and all of them with all of these words; gives the condition's message.
+    /// conditions with this reason, and all of them with all of these words, as `kubectl usb why` has them; gives the
+    /// condition's message.
     ///
     /// # Errors
     /// After the deadline.
     pub fn wait_refused(&self, vm: &str, device: &str, reason: &str, words: &[&str]) -> Result<String> {
-        self.lab.wait_for(&format!("{device} to be refused with {reason} in the words {words:?}"), SOON, || {
+        let what = format!("{device} to be refused with {reason} in the words {words:?}");
+        let message = self.lab.wait_for(&what, SOON, || {
             let (of_node, of_namespace) = (
                 condition(&self.json::<NodeUSBDevice>(None, device)?, "Attached"),
                 condition(&self.json::<USBDevice>(Some(&self.namespace), device)?, "Attached"),
@@ -167,7 +169,9 @@ impl Case<'_> {
             } else {
                 Err(format!("NodeUSBDevice: {of_node:?}; USBDevice: {of_namespace:?}; {vm}: {entry}"))
             }
-        })
+        })?;
+        self.explained(vm, device, words)?;
+        Ok(message)
     }
 
     /// All conditions of the `NodeUSBDevice`s and `USBDevice`s of these names, times included.

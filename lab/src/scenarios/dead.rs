@@ -51,6 +51,7 @@ pub(super) fn machine_and_device_of_dead_nodes(lab: &Lab) -> Result<()> {
     witness.loses_disk(NOTICED)?;
     wait_not_ready(lab, &others)?;
     case.wait_away("witness", returning_device, "NotReady")?;
+    case.explained("witness", returning_device, &[&format!("node {away}"), "kubectl describe node"])?;
     let words = [&format!("node {lost} is not ready"), OUT_OF_SERVICE];
     case.wait_refused("mover", taken_device, "Available", &words)?;
 

@@ -34,6 +34,7 @@ pub(super) fn return_in_any_port_of_any_node(lab: &Lab) -> Result<()> {
         case.unplug(from, &stick)?;
         guest.loses_disk(SOON)?;
         case.wait_away(VM, &device, "NotFound")?;
+        case.explained(VM, &device, &["absent on the host", &format!("plugged into node {from}")])?;
         case.wait_told(&object, &of_device, &["NotFound", "Available"])?;
         case.wait_told(&machine, &of_machine, &["NotFound"])?;
         meanwhile()?;
