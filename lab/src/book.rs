@@ -3,4 +3,5 @@
 pub mod links;
 pub mod page;
 pub mod play;
+pub mod reasons;
 pub mod same;

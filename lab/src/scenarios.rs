@@ -31,7 +31,7 @@ mod outsiders;
 mod partition;
 mod pods;
 mod processes;
-mod reading;
+pub(crate) mod reading;
 mod replug;
 mod tasks;
 mod trust;
@@ -159,6 +159,7 @@ pub fn all() -> Vec<Scenario> {
             "the_chart_is_upgraded_while_a_guest_reads_uninstalled_and_installed_again",
             installation::upgraded_uninstalled_and_installed_again,
         ),
+        scenario("the_tasks_of_the_docs_about_the_chart_go_as_they_are_written", tasks::of_the_chart),
         scenario("a_node_without_vhci_is_home_and_local_only", limits::node_without_vhci),
         large("migration_takes_a_machine_and_its_device_from_node_to_node", migration::from_node_to_node),
         large("migration_without_a_free_port_is_refused_and_disturbs_nobody", migration::without_a_free_port),

@@ -7,9 +7,12 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::page::{self, Step};
 use super::same::Names;
-use crate::case::{BOOT, Case};
+use crate::case::{BOOT, Case, SOON};
 use crate::cluster::Lab;
-use crate::install::repository;
+use crate::guest::Guest;
+use crate::helm::chart;
+use crate::install::{TAG, repository};
+use crate::scenarios::reading;
 use crate::stick::Stick;
 
 /// The namespace that pages speak of.
@@ -17,12 +20,16 @@ const NAMESPACE: &str = "my-project";
 /// Within this, what a command that only looks prints has to be what the page shows.
 const SEEN: Duration = Duration::from_secs(90);
 /// Commands that only look: they may be typed again until it is so.
-const LOOKS: &[&str] = &["get", "describe", "events", "logs", "usb list", "usb why", "usb tree"];
+const LOOKS: &[&str] = &["get", "describe", "events", "logs", "usb list", "usb why", "usb tree", "usb doctor"];
 /// Images of the pages, and what the lab has instead of them.
 const IMAGES: [(&str, &str); 2] = [
     ("example/linux-machine:1", "localhost/patchbay/guest:lab"),
     ("image: busybox", "image: localhost/patchbay/tool:lab"),
 ];
+/// Where the pages get the program from. In a lab its tag is not the version of the chart.
+const REPOSITORY: &str = "image.repository=registry.example/patchbay";
+/// The tag of the version that pages upgrade to.
+const NEWER: &str = "image.tag=0.1.1";
 /// A disk with little on it: it is read as a whole.
 const SIZE: usize = 1 << 20;
 
@@ -33,6 +40,8 @@ struct Player<'l> {
     /// Where the page's files are.
     folder: PathBuf,
     sticks: Vec<Stick>,
+    /// The guest that was last looked at, and has been heard since.
+    guest: Option<Guest>,
 }
 
 /// Does the page `docs/tasks/<name>.md`, and takes everything away again.
@@ -44,13 +53,24 @@ pub fn play(lab: &Lab, name: &str) -> Result<()> {
     ensure!(steps.iter().any(|step| matches!(step, Step::Type { .. })), "there is nothing to do in {name}");
     let folder = lab.logs().join("book").join(name);
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut names = Names::default();
-    IMAGES.iter().for_each(|(shown, real)| names.insert(shown, real));
-    let mut player = Player { case: Case::begin(lab, NAMESPACE)?, names, folder, sticks: Vec::new() };
+    let mut player =
+        Player { case: Case::begin(lab, NAMESPACE)?, names: lab_names(), folder, sticks: Vec::new(), guest: None };
     for step in &steps {
         player.step(step).with_context(|| format!("docs/tasks/{name}.md"))?;
     }
     player.case.end()
+}
+
+/// What the lab has instead of what the pages speak of.
+fn lab_names() -> Names {
+    let mut names = Names::default();
+    IMAGES.iter().for_each(|(shown, real)| names.insert(shown, real));
+    names.insert("charts/patchbay", &chart().display().to_string());
+    let image =
+        format!("image.repository=localhost/patchbay/patchbay --set image.pullPolicy=Never --set image.tag={TAG}");
+    names.insert(REPOSITORY, &image);
+    names.insert(NEWER, &format!("image.tag={TAG}"));
+    names
 }
 
 impl Player<'_> {
@@ -86,7 +106,8 @@ impl Player<'_> {
         })
     }
 
-    /// What hands do: `plug NODE STICK [PRODUCT]`, `unplug NODE STICK`, and look at: `guest VM boots`, `guest VM reads STICK`.
+    /// What hands do: `plug NODE STICK [PRODUCT]`, `unplug NODE STICK`, and look at: `guest VM boots`, `guest VM reads STICK`,
+    /// and later `guest has read on`: without a break, and nothing wrong.
     fn hand(&mut self, words: &[&str]) -> Result<()> {
         match words {
             ["plug", node, name] => self.hand(&["plug", node, name, "DataTraveler"]),
@@ -105,8 +126,14 @@ impl Player<'_> {
                 guest.wait_line("that it has booted", BOOT, |line| line.text.contains("guest: booted").then_some(()))
             }
             ["guest", vm, "reads", name] => {
-                let stick = self.stick(name)?;
-                self.case.lab.guest(NAMESPACE, vm).reads(stick, BOOT)
+                let mut guest = self.case.lab.guest(NAMESPACE, vm);
+                guest.reads(self.stick(name)?, BOOT)?;
+                guest.forget();
+                self.guest = Some(guest);
+                Ok(())
+            }
+            ["guest", "has", "read", "on"] => {
+                reading::has_gone_on(self.guest.as_ref().context("no guest was looked at")?, SOON)
             }
             _ => bail!("nobody knows how to do that"),
         }

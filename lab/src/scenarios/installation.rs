@@ -33,12 +33,7 @@ const WITHIN: &str = "deployments,daemonsets,jobs,pods,leases,secrets,poddisrupt
 /// assigned device and what people have made; installed again, the device is where it was, and in a guest as before.
 pub(super) fn upgraded_uninstalled_and_installed_again(lab: &Lab) -> Result<()> {
     let case = Case::begin(lab, "installation")?;
-    for node in lab.nodes() {
-        let image = "localhost/patchbay/patchbay";
-        node.run(&format!("ctr -n k8s.io images tag --force {image}:{TAG} {image}:{FORMER}"))?;
-    }
-    lab.helm().install(&former_chart(lab)?, FORMER, &[]).context("the former chart")?;
-    rolled_out(lab)?;
+    install_former(lab)?;
     let (stick, idle) = (Stick::new("installation").size(SMALL), Stick::new("idle").size(SMALL));
     case.plug("node-1", &idle)?;
     let (device, mut guest) = case.reading(&stick, "node-1", "node-2")?;
@@ -68,6 +63,16 @@ pub(super) fn upgraded_uninstalled_and_installed_again(lab: &Lab) -> Result<()> 
     let guest = case.vm(VM, "node-2", &[&device])?;
     guest.reads(&stick, BOOT)?;
     case.end()
+}
+
+/// Installs the chart of the commit before this one over what is there, with an image under another tag.
+pub(super) fn install_former(lab: &Lab) -> Result<()> {
+    for node in lab.nodes() {
+        let image = "localhost/patchbay/patchbay";
+        node.run(&format!("ctr -n k8s.io images tag --force {image}:{TAG} {image}:{FORMER}"))?;
+    }
+    lab.helm().install(&former_chart(lab)?, FORMER, &[]).context("the former chart")?;
+    rolled_out(lab)
 }
 
 /// The chart of the commit before this one; this one's where there is no other.

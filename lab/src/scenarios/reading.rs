@@ -42,7 +42,7 @@ pub(super) fn goes_on(guest: &mut Guest) -> Result<()> {
 }
 
 /// The same of everything the guest has said since [`Guest::forget`], which may be long ago.
-pub(super) fn has_gone_on(guest: &Guest, deadline: Duration) -> Result<()> {
+pub(crate) fn has_gone_on(guest: &Guest, deadline: Duration) -> Result<()> {
     let first = guest.wait_line("how its reading goes", deadline, |line| reads(&line.text))?;
     let what = "that it has read a hundred blocks more";
     guest.wait_line(what, deadline, |line| reads(&line.text).filter(|now| now.ok >= first.ok + BLOCKS))?;
