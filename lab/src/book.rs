@@ -3,5 +3,6 @@
 pub mod links;
 pub mod page;
 pub mod play;
+pub mod quotes;
 pub mod reasons;
 pub mod same;
