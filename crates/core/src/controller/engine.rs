@@ -5,6 +5,8 @@
 
 use crate::conditions::Reason;
 use crate::controller::action::{Action, Plan};
+use crate::controller::devices::is_dead;
+use crate::controller::status::given_up;
 use crate::controller::world::{PodState, PodTrouble, RunPolicy, Vm, VmPhase, VmPod, World};
 use crate::controller::{migration, moves, operations};
 use crate::names::{Namespace, PodName, PodRef, VmName};
@@ -81,10 +83,13 @@ pub(super) fn phase(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm
 }
 
 /// The reason and the message of the condition `Running` of a machine in this phase, with this pod.
-pub(super) fn running_reason(phase: VmPhase, pod: Option<&VmPod>, vm: &Vm) -> (Reason, String) {
+pub(super) fn running_reason(world: &World, phase: VmPhase, pod: Option<&VmPod>, vm: &Vm) -> (Reason, String) {
     let node = pod.and_then(|p| p.node.as_ref());
     match (phase, pod.and_then(|p| p.trouble.as_ref()), node) {
         (VmPhase::Stopped, ..) => (Reason::Stopped, stopped(vm.policy).to_owned()),
+        (VmPhase::Stopping, _, Some(node)) if is_dead(world, node) => {
+            (Reason::Stopping, format!("waiting for its pod to end: {}", given_up(node)))
+        }
         (VmPhase::Stopping, ..) if vm.run() => {
             (Reason::Stopping, "its pod is going away; it is started again when that is gone".to_owned())
         }

@@ -26,7 +26,7 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
             power: operations::power(world, namespace, name, vm),
             node: pod.and_then(|p| p.node.clone()),
             observed_generation: if settled { vm.generation } else { vm.status.observed_generation },
-            conditions: conditions(world, vm, engine::running_reason(phase, pod, vm), devices.as_ref()),
+            conditions: conditions(world, vm, engine::running_reason(world, phase, pod, vm), devices.as_ref()),
             usb_devices: devices.map_or_else(|| vm.status.usb_devices.clone(), |d| d.entries),
         };
         if status != vm.status {

@@ -138,7 +138,8 @@ impl Case<'_> {
             }
             VmPhase::Pending | VmPhase::Starting => {
                 let pod = engine::pod(self.world, self.namespace, name).map(|(_, pod)| pod);
-                let (_, why) = engine::running_reason(engine::phase(self.world, self.namespace, name, vm), pod, vm);
+                let (_, why) =
+                    engine::running_reason(self.world, engine::phase(self.world, self.namespace, name, vm), pod, vm);
                 return pending(format!("waiting for virtual machine {name} to run: {why}"));
             }
             VmPhase::Running | VmPhase::Migrating => {}

@@ -245,7 +245,7 @@ impl<'w> Case<'w> {
                 format!("virtual machine {name} is being stopped, to be started again")
             }
             _ => {
-                let (_, why) = engine::running_reason(phase, pod, vm);
+                let (_, why) = engine::running_reason(self.world, phase, pod, vm);
                 format!("waiting for virtual machine {name} to run: {why}")
             }
         };

@@ -15,7 +15,7 @@ use crate::conditions::PluggedState;
 use crate::controller::attachments::{Verdict, Wait, attachment_name, attachments_of, verdict, wishes};
 use crate::controller::devices::{self, Presence, home, is_dead};
 use crate::controller::status::{no_free_port, step};
-use crate::controller::world::{Attachment, NodeDevice, PodState, Vm, VmPhase, World};
+use crate::controller::world::{Attachment, NodeDevice, PodState, Vm, VmPhase, VmPod, World};
 use crate::controller::{engine, machines, moves, pods};
 use crate::names::{DeviceName, Namespace, PodRef, VmName};
 
@@ -62,10 +62,13 @@ pub fn machine(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> 
     // One that shall not run is as good as stopped, whatever is left of it.
     let phase = if vm.run() { engine::phase(world, namespace, name, vm) } else { VmPhase::Stopped };
     let pod = engine::pod(world, namespace, name);
-    let (_, message) = engine::running_reason(phase, pod.map(|(_, pod)| pod), vm);
+    let (_, message) = engine::running_reason(world, phase, pod.map(|(_, pod)| pod), vm);
     let remedy = match pod {
         _ if !vm.run() && vm.policy.is_by_hand() => Remedy::Start { namespace: namespace.clone(), vm: name.clone() },
         _ if !vm.run() => Remedy::AsSaid,
+        Some((_, VmPod { deleting: true, node: Some(node), .. })) if is_dead(world, node) => {
+            Remedy::HealNode(node.clone())
+        }
         Some((pod, _)) => Remedy::DescribePod { namespace: namespace.clone(), pod: pod.clone() },
         None => Remedy::CheckController,
     };

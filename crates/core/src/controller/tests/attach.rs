@@ -4,9 +4,9 @@ use super::builder::{Builder, briefs, claim_key, vm_pod, world};
 use crate::conditions::PluggedState;
 use crate::controller::action::Action;
 use crate::controller::world::{Placement, PodState, RunPolicy};
-use crate::controller::{UNDER_WAY_AFTER, attachment_name};
+use crate::controller::{UNDER_WAY_AFTER, attachment_name, why};
 use crate::home::{MAX_LENT, no_room};
-use crate::names::{ClaimName, DeviceName, Namespace, NodeName};
+use crate::names::{ClaimName, DeviceName, Namespace, NodeName, VmName};
 use crate::speed::Hub;
 
 /// A stick in node-1 for namespace blue, and a machine of blue on `node` that lists nothing yet.
@@ -456,6 +456,10 @@ fn a_machine_that_is_to_end_on_a_dead_node_says_what_to_do_about_the_node() {
     Attached=False/Available: Not yet released by virtual machine blue/vm-a on node node-2: node node-2 is not ready: check the node, its kubelet and its network; if it is off for sure, delete it, or give it the taint node.kubernetes.io/out-of-service=nodeshutdown:NoExecute
     ");
     insta::assert_snapshot!(it.machine("blue", "vm-a"), @"stick attached=false ready=true: waiting for the machine's pod to end: node node-2 is not ready: check the node, its kubelet and its network; if it is off for sure, delete it, or give it the taint node.kubernetes.io/out-of-service=nodeshutdown:NoExecute");
+    let (key, node) = (("blue".into(), VmName::new("vm-a")), NodeName::new("node-2"));
+    let trouble = why::machine(&it.world, &key.0, &key.1, &it.world.vms[&key]).unwrap_err();
+    assert_eq!(trouble.remedy, why::Remedy::HealNode(node));
+    assert!(trouble.why.contains("waiting for its pod to end: node node-2 is not ready"), "{}", trouble.why);
     // Somebody has done so, and the machine starts on another node.
     it.sweep();
     assert_eq!(briefs(&it.settle())[0], "create pod vm-vm-a");
