@@ -25,7 +25,7 @@ const CLUSTER: &str = "default";
 /// Where Events about an object are.
 pub fn namespace(about: &Subject) -> &str {
     match about {
-        Subject::NodeDevice(_) => CLUSTER,
+        Subject::NodeDevice(_) | Subject::Node(_) => CLUSTER,
         Subject::Device(namespace, _) | Subject::Vm(namespace, _) => namespace.as_str(),
     }
 }
@@ -44,7 +44,7 @@ pub fn build(notice: &Notice, uid: &Uid, time: Timestamp, instance: &str) -> Eve
         },
         event_time: Some(MicroTime(time)),
         type_: Some(kind.to_owned()),
-        reason: Some(notice.reason.as_str().to_owned()),
+        reason: Some(notice.reason().to_owned()),
         note: Some(cut(&notice.note, NOTE)),
         action: Some(notice.deed.as_str().to_owned()),
         regarding: Some(regarding),
@@ -61,6 +61,16 @@ pub fn series_patch(count: i32, last: Timestamp) -> Value {
 
 fn regarding(about: &Subject, uid: &Uid) -> ObjectReference {
     let (kind, namespace, name) = match about {
+        // As kubelets do: `kubectl describe node` looks for a uid that is the name.
+        Subject::Node(name) => {
+            return ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(name.to_string()),
+                uid: Some(name.to_string()),
+                ..ObjectReference::default()
+            };
+        }
         Subject::NodeDevice(name) => (NodeUSBDevice::kind(&()), None, name.to_string()),
         Subject::Device(namespace, name) => (USBDevice::kind(&()), Some(namespace), name.to_string()),
         Subject::Vm(namespace, name) => (VirtualMachine::kind(&()), Some(namespace), name.to_string()),
@@ -113,7 +123,22 @@ mod tests {
         assert_eq!((regarding.kind.as_deref(), regarding.namespace), (Some("NodeUSBDevice"), None));
         let event = build(&notice(Subject::Device("blue".into(), "webcam".into()), ""), &"u1".into(), time(), INSTANCE);
         assert_eq!(event.metadata.namespace.as_deref(), Some("blue"));
+        assert_eq!(event.reason.as_deref(), Some("NoFreeUSBIPPort"));
         assert_eq!(event.regarding.unwrap().kind.as_deref(), Some("USBDevice"));
+    }
+
+    #[test]
+    fn the_event_of_a_node_is_found_where_kubectl_looks_for_it() {
+        let about = Subject::Node("node-1".into());
+        let notice = Notice { about, deed: Deed::Discover, reason: Reason::NotFound, note: "it is absent".to_owned() };
+        let event = build(&notice, &"of the device".into(), time(), INSTANCE);
+        let regarding = event.regarding.unwrap();
+        let found = (regarding.kind.as_deref(), regarding.name.as_deref(), regarding.uid.as_deref());
+        assert_eq!(found, (Some("Node"), Some("node-1"), Some("node-1")));
+        assert_eq!(
+            (event.metadata.namespace.as_deref(), event.reason.as_deref()),
+            (Some("default"), Some("USBDeviceNotFound"))
+        );
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Conditions: what people read about a device or a virtual machine, and since when.
 //!
 //! One enum per condition type holds every reason there is, so a status cannot be written that the documentation does not
-//! list. Messages say what is, and what to do where somebody has to do something.
+//! list ([`crate::messages`]). Messages say what is, and what to do where somebody has to do something.
 
 mod reason;
 
 use serde::{Deserialize, Serialize};
 
+use crate::messages;
 pub use reason::Reason;
 
 /// Seconds since the epoch: the resolution of Kubernetes' `metav1.Time`.
@@ -68,6 +69,7 @@ pub struct Condition {
 impl Condition {
     /// The condition after `before`: the time stays unless its truth changed.
     pub fn next(kind: ConditionType, reason: Reason, message: String, before: &[Self], now: Seconds) -> Self {
+        debug_assert!(messages::find(kind, reason).is_some(), "the catalogue has no {reason:?} of {kind:?}");
         let unchanged = before.iter().find(|c| c.kind == kind && c.reason.is_true() == reason.is_true());
         Self { kind, reason, message, since: unchanged.map_or(now, |c| c.since) }
     }

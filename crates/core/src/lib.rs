@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`identity`] | which name a device has, through ports, nodes and twins |
 //! | [`conditions`] | what people read about a device |
+//! | [`messages`] | what each of these reasons means, and what to do about it |
 //! | [`controller`] | what the controller writes, from all that the API server knows |
 //! | [`importer`] | what the agent does on the node where a device is used |
 //! | [`migration`] | what the agents do when a machine moves to another node |
@@ -32,6 +33,7 @@ pub mod home;
 pub mod host_use;
 pub mod identity;
 pub mod importer;
+pub mod messages;
 pub mod migration;
 pub mod names;
 pub mod speed;

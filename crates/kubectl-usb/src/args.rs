@@ -163,6 +163,16 @@ pub(crate) enum Command {
         #[arg(value_name = "DEVICE|VM")]
         subject: String,
     },
+    /// Say what a reason of a condition or an Event means, and what to do; without one, list all
+    ///
+    /// It asks no cluster. The same is in docs/messages.md.
+    #[command(after_help = "Examples:
+  kubectl usb explain NoFreeUSBIPPort
+  kubectl usb explain")]
+    Explain {
+        /// The reason
+        reason: Option<String>,
+    },
     /// Check the installation: API server, definitions, policies, rights, controller, and each node with its agent
     ///
     /// It changes nothing. Each check has a line: ✓ as it should be, ✗ wrong, with what to do below it, · to be known, or not

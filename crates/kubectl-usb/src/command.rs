@@ -18,6 +18,7 @@ use crate::Answer;
 use crate::args::{Args, Command};
 use crate::connection::Cluster;
 use crate::edit::Edit;
+use crate::explain::explain;
 use crate::failure::Failure;
 use crate::progress::Wanted;
 
@@ -37,6 +38,10 @@ const CONFLICT: u16 = 409;
 /// # Errors
 /// Why it could not.
 pub(crate) async fn run(args: Args) -> Result<Answer, Failure> {
+    // Needs no cluster.
+    if let Command::Explain { reason } = &args.command {
+        return explain(reason.as_deref());
+    }
     let cluster = Cluster::open(&args.connection).await?;
     match args.command {
         Command::List { all_namespaces, output } => devices::list(&cluster, all_namespaces, output).await,
@@ -49,6 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<Answer, Failure> {
         Command::Doctor => care::doctor(&cluster).await,
         Command::Sysdump { output } => sysdump::sysdump(&cluster, output.as_deref()).await,
         Command::Watch { device } => follow::watch(&cluster, device.as_deref()).await,
+        Command::Explain { reason } => explain(reason.as_deref()),
         Command::Why { subject } => questions::why(&cluster, &subject).await,
     }
 }

@@ -5,7 +5,7 @@
 //! | [`args`] | what can be asked for |
 //! | [`connection`], [`look`] | the API server: every request with a deadline, and only for what is asked |
 //! | [`inspect`] | the same for the doctor, who goes on where something cannot be asked |
-//! | [`list`], [`tree`], [`nodes`], [`why`], [`advice`], [`doctor`], [`cure`] | what is shown, made from objects that were read: no I/O |
+//! | [`list`], [`tree`], [`nodes`], [`why`], [`explain`], [`advice`], [`doctor`], [`cure`] | what is shown, made from objects that were read: no I/O |
 //! | [`sysdump`], [`scrub`] | what belongs into a dump, and what does not, likewise |
 //! | [`archive`] | the file with the dump |
 //! | [`edit`] | what is written, made likewise |
@@ -31,6 +31,7 @@ mod connection;
 mod cure;
 mod doctor;
 mod edit;
+mod explain;
 mod failure;
 mod follow;
 mod inspect;

@@ -65,6 +65,11 @@ fn the_life_of_a_device_is_told_in_order_and_a_new_controller_tells_nothing_agai
         tells(&stage, "NodeUSBDevice/webcam", &life);
         let given = ["Normal Ready x2: Device is ready to use", "Warning NotFound: Device is absent on the host: ..."];
         tells(&stage, "blue/USBDevice/webcam", &given);
+        let node = [
+            "Warning USBDeviceNotFound: USB device webcam: Device is absent on the host: ...",
+            "Normal USBDeviceReady: USB device webcam: Device is ready to use",
+        ];
+        tells(&stage, "Node/node-1", &node);
     };
     told();
     stage.check(&controller);
@@ -137,5 +142,9 @@ fn a_machine_is_told_of_with_its_devices_and_what_they_lack() {
         "Normal Available: Device is absent; it returns to virtual machine blue/linux-vm on node node-2 when ...",
     ];
     tells(&stage, "blue/USBDevice/token", &token);
+    let importer = [&*format!(
+        "Warning NoFreeUSBIPPort: virtual machine blue/linux-vm: 1 of 2 USB devices are attached; token: {free}"
+    )];
+    tells(&stage, "Node/node-2", &importer);
     stage.check(&controller);
 }

@@ -27,6 +27,21 @@ macro_rules! reasons {
                     $(Self::$name => $truth,)*
                 }
             }
+
+            /// Whether somebody may have to do something about it: an Event of it is a warning.
+            pub const fn is_warning(self) -> bool {
+                matches!(
+                    self,
+                    Self::NotReady
+                        | Self::NotFound
+                        | Self::NoFreeUSBIPPort
+                        | Self::Unschedulable
+                        | Self::ImagePullFailed
+                        | Self::ContainerFailed
+                        | Self::NoUSBDevice
+                        | Self::InUse
+                )
+            }
         }
     };
 }

@@ -9,14 +9,17 @@
 //! | `Attached` | the same; one device at rest is as good as another, whatever its message says |
 //! | `USBDevicesAttached` | another device is missing, or for another reason; or none any more |
 //!
-//! A machine also tells of each of its devices when it comes and when it goes, for its conditions are about all of them.
+//! A machine also tells of each of its devices when it comes and when it goes, for its conditions are about all of them. What a node is told of is in `nodes`.
+
+mod nodes;
 
 use crate::conditions::{Condition, ConditionType, Reason, find};
 use crate::controller::action::Action;
 use crate::controller::status;
 use crate::controller::twins;
 use crate::controller::world::{DeviceStatus, VmStatus, VmUsbStatus, World};
-use crate::names::{DeviceName, Namespace, VmName};
+use crate::messages;
+use crate::names::{DeviceName, Namespace, NodeName, VmName};
 
 /// The object that an Event is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +30,8 @@ pub enum Subject {
     Device(Namespace, DeviceName),
     /// A `VirtualMachine`.
     Vm(Namespace, VmName),
+    /// A `Node` of Kubernetes.
+    Node(NodeName),
 }
 
 /// What was done, or tried, when the news came about.
@@ -45,6 +50,9 @@ pub enum Deed {
 }
 
 impl Deed {
+    /// All.
+    pub const ALL: &[Self] = &[Self::Discover, Self::Assign, Self::Attach, Self::Detach, Self::Run];
+
     /// As in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,20 +79,18 @@ pub struct Notice {
 }
 
 impl Notice {
+    /// The reason as in the API. Of a node, which has reasons of others too, it names what it is about.
+    pub fn reason(&self) -> &'static str {
+        let of_node = |reason| messages::of_nodes().find(|entry| entry.of == reason).map(|entry| entry.reason);
+        match self.about {
+            Subject::Node(_) => of_node(self.reason).unwrap_or(self.reason.as_str()),
+            _ => self.reason.as_str(),
+        }
+    }
+
     /// Somebody may have to do something about it.
     pub fn is_warning(&self) -> bool {
-        let kind = matches!(
-            self.reason,
-            Reason::NotReady
-                | Reason::NotFound
-                | Reason::NoFreeUSBIPPort
-                | Reason::Unschedulable
-                | Reason::ImagePullFailed
-                | Reason::ContainerFailed
-                | Reason::NoUSBDevice
-                | Reason::InUse
-        );
-        kind || twins::is_warning(&self.note)
+        self.reason.is_warning() || twins::is_warning(&self.note)
     }
 }
 
@@ -96,10 +102,12 @@ pub fn notices(action: &Action, world: &World) -> Vec<Notice> {
     let new = DeviceStatus::default();
     match action {
         Action::CreateNodeDevice { name, status } => of_device(&Subject::NodeDevice(name.clone()), &new, status),
-        Action::PublishNodeDevice { name, status } => world
-            .node_devices
-            .get(name)
-            .map_or_else(Vec::new, |d| of_device(&Subject::NodeDevice(name.clone()), &d.status, status)),
+        Action::PublishNodeDevice { name, status } => {
+            let Some(device) = world.node_devices.get(name) else { return Vec::new() };
+            let mut notices = of_device(&Subject::NodeDevice(name.clone()), &device.status, status);
+            notices.extend(nodes::of_device(world, name, &device.status, status));
+            notices
+        }
         Action::CreateDevice { namespace, name, status, .. } if stays(namespace) => {
             of_device(&Subject::Device(namespace.clone(), name.clone()), &new, status)
         }
@@ -110,8 +118,11 @@ pub fn notices(action: &Action, world: &World) -> Vec<Notice> {
         }
         Action::PublishVm { namespace, name, status } if stays(namespace) => {
             let key = (namespace.clone(), name.clone());
-            let before = world.vms.get(&key);
-            before.map_or_else(Vec::new, |vm| of_vm(&Subject::Vm(key.0, key.1), &vm.status, status))
+            let Some(vm) = world.vms.get(&key) else { return Vec::new() };
+            let of_node = nodes::of_vm((namespace, name), &vm.status, status);
+            let mut notices = of_vm(&Subject::Vm(key.0, key.1), &vm.status, status);
+            notices.extend(of_node);
+            notices
         }
         _ => Vec::new(),
     }

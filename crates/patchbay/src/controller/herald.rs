@@ -17,7 +17,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use patchbay_api::{event, keys};
-use patchbay_core::controller::events::Notice;
+use patchbay_core::controller::events::{Notice, Subject};
 use patchbay_core::names::Uid;
 use tokio::sync::mpsc;
 
@@ -74,11 +74,15 @@ impl Herald {
         Self { queue, last: Timestamp::UNIX_EPOCH }
     }
 
-    /// Has these told of the object with this uid, in this order.
+    /// Has these told, in this order: of the object with this uid, and of nodes.
     pub(super) fn tell(&mut self, notices: Vec<Notice>, uid: &Uid) {
         for notice in notices {
             let at = self.now();
-            if let Err(error) = self.queue.try_send(News { notice, uid: uid.clone(), at }) {
+            let uid = match &notice.about {
+                Subject::Node(name) => Uid::new(name.as_str()),
+                _ => uid.clone(),
+            };
+            if let Err(error) = self.queue.try_send(News { notice, uid, at }) {
                 tracing::warn!(%error, "an Event is dropped");
             }
         }

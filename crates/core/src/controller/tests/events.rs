@@ -26,9 +26,10 @@ fn line(notice: &Notice) -> String {
         Subject::NodeDevice(name) => format!("nusb {name}"),
         Subject::Device(namespace, name) => format!("usb {namespace}/{name}"),
         Subject::Vm(namespace, name) => format!("vm {namespace}/{name}"),
+        Subject::Node(name) => format!("node {name}"),
     };
     let kind = if notice.is_warning() { "Warning" } else { "Normal" };
-    format!("{about} {kind} {} {}: {}", notice.deed.as_str(), notice.reason.as_str(), notice.note)
+    format!("{about} {kind} {} {}: {}", notice.deed.as_str(), notice.reason(), notice.note)
 }
 
 /// What is told of one object.
@@ -61,11 +62,13 @@ fn the_life_of_a_device_is_told_step_by_step() {
     insta::assert_snapshot!(story(&mut it), @r"
     usb blue/stick Warning Discover NotFound: Device is absent on the host: it was last plugged into node node-1
     nusb stick Warning Discover NotFound: Device is absent on the host: it was last plugged into node node-1
+    node node-1 Warning Discover USBDeviceNotFound: USB device stick: Device is absent on the host: it was last plugged into node node-1
     ");
     it.plug("stick", "node-1");
     insta::assert_snapshot!(story(&mut it), @r"
     usb blue/stick Normal Discover Ready: Device is ready to use
     nusb stick Normal Discover Ready: Device is ready to use
+    node node-1 Normal Discover USBDeviceReady: USB device stick: Device is ready to use
     ");
     it.assign("stick", None);
     insta::assert_snapshot!(story(&mut it), @r"
@@ -133,6 +136,7 @@ fn a_cable_that_is_pulled_out_of_a_machine_and_put_back_is_told_to_all() {
     usb blue/stick Normal Detach Available: Device is absent; it returns to virtual machine blue/vm-a on node node-2 when it is plugged in again
     nusb stick Warning Discover NotFound: Device is absent on the host: it was last plugged into node node-1
     nusb stick Normal Detach Available: Device is absent; it returns to virtual machine blue/vm-a on node node-2 when it is plugged in again
+    node node-1 Warning Discover USBDeviceNotFound: USB device stick: Device is absent on the host: it was last plugged into node node-1
     vm blue/vm-a Warning Attach NotFound: 0 of 1 USB devices are attached; stick: Device is absent on the host: it was last plugged into node node-1
     ");
     it.plug("stick", "node-1");
@@ -142,6 +146,7 @@ fn a_cable_that_is_pulled_out_of_a_machine_and_put_back_is_told_to_all() {
     usb blue/stick Normal Attach AttachedToVirtualMachine: Attached to virtual machine blue/vm-a on node node-2, guest bus 0 port 2
     nusb stick Normal Discover Ready: Device is ready to use
     nusb stick Normal Attach AttachedToVirtualMachine: Attached to virtual machine blue/vm-a on node node-2, guest bus 0 port 2
+    node node-1 Normal Discover USBDeviceReady: USB device stick: Device is ready to use
     vm blue/vm-a Normal Attach AttachedToVirtualMachine: USB device stick is attached on node node-2, guest bus 0 port 2
     vm blue/vm-a Normal Attach AllAttached: the USB device is attached
     ");
@@ -158,6 +163,7 @@ fn a_device_that_finds_no_port_and_one_that_another_has_are_warned_of_and_so_is_
     usb blue/stick Warning Attach NoFreeUSBIPPort: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
     nusb stick Warning Attach NoFreeUSBIPPort: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
     vm blue/vm-a Warning Attach NoFreeUSBIPPort: 0 of 1 USB devices are attached; stick: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
+    node node-2 Warning Attach NoFreeUSBIPPort: virtual machine blue/vm-a: 0 of 1 USB devices are attached; stick: all 1 USB 2.0 USB/IP ports of node node-2 are in use: detach another USB 2.0 device there, or move the virtual machine
     ");
     it.attachment().placement = Placement::Awaited;
     it.plug_in();
@@ -289,6 +295,7 @@ fn a_node_that_dies_and_one_that_falls_silent_are_told_of() {
     insta::assert_snapshot!(of(&told, "usb blue/stick").join("\n"), @r"
     Warning Discover NotReady: node node-1 does not publish its devices: check that the Patchbay agent runs there
     ");
+    assert_eq!(of(&told, "node "), Vec::<&str>::new(), "nothing more than Kubernetes tells of it");
 }
 
 #[test]
