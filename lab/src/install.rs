@@ -10,8 +10,8 @@ use crate::policies;
 /// The tag of the images that the nodes of a lab have.
 pub const TAG: &str = "lab";
 
-/// Scenarios choose on which node the controller runs.
-const ONE: &str = "controller.replicas=1";
+/// Scenarios choose on which node the controller runs, and read what the programs tell in numbers.
+const VALUES: [&str; 2] = ["controller.replicas=1", "metrics.enabled=true"];
 
 /// The repository this program was built from.
 pub fn repository() -> &'static Path {
@@ -24,6 +24,6 @@ pub fn repository() -> &'static Path {
 /// # Errors
 /// When Helm or the API server refuses something in it.
 pub fn install(helm: &Helm) -> Result<()> {
-    helm.install(&chart(), TAG, &[ONE]).context("cannot install the chart")?;
+    helm.install(&chart(), TAG, &VALUES).context("cannot install the chart")?;
     policies::wait_in_force(&helm.kubeconfig)
 }

@@ -23,6 +23,7 @@ mod kinds;
 mod kubelet;
 mod life;
 mod limits;
+mod metrics;
 mod migration;
 mod nodes;
 mod operations;
@@ -140,6 +141,10 @@ pub fn all() -> Vec<Scenario> {
             kubelet::reminded_of_what_it_could_not_prepare,
         ),
         scenario("twenty_claims_at_once_on_one_node_are_all_answered", crowd::twenty_claims_at_once),
+        scenario(
+            "metrics_follow_a_device_into_a_guest_and_out_again",
+            metrics::follow_a_device_into_a_guest_and_out_again,
+        ),
         scenario("what_is_deleted_by_hand_comes_back_and_so_does_the_device", deleted::objects_come_back),
         scenario("absent_devices_that_nobody_has_assigned_are_forgotten", deleted::absent_devices_are_forgotten),
         scenario("the_tasks_of_the_docs_go_as_they_are_written", tasks::go_as_they_are_written),

@@ -26,7 +26,12 @@ fn helm(arguments: &[&str]) -> Result<String, String> {
 fn render(values: &[&str]) -> Result<String, String> {
     let chart = chart().display().to_string();
     let mut arguments = vec!["template", RELEASE, &chart, "--namespace", installation::NAMESPACE];
-    arguments.extend(["--set-json", "image.repository=\"registry.example/patchbay\""]);
+    arguments.extend([
+        "--set-json",
+        "image.repository=\"registry.example/patchbay\"",
+        "--set-json",
+        "metrics.enabled=true",
+    ]);
     arguments.extend(values.iter().flat_map(|value| ["--set-json", value]));
     helm(&arguments)
 }
@@ -55,6 +60,8 @@ fn another(path: &str, value: &Value) -> Value {
         _ if path.ends_with("pullPolicy") => json!("Never"),
         _ if path.ends_with("kubeletFolder") => json!("/var/lib/k0s/kubelet"),
         _ if path.ends_with("consoleKeyboards") => json!("all"),
+        // Without it the other ones of metrics have no use, so it is set wherever something is rendered.
+        _ if path == "metrics.enabled" => json!(false),
         Value::Bool(is) => json!(!is),
         Value::Number(number) => json!(number.as_u64().unwrap() + 1),
         Value::String(_) => json!("other"),
@@ -181,6 +188,51 @@ fn every_object_says_its_namespace_and_none_is_installed_twice() {
 
 #[test]
 #[ignore = "needs Helm, which `lab parts` builds: run with --ignored"]
+fn a_network_policy_lets_prometheus_in_where_there_is_something_to_read_and_nobody_else() {
+    let policy = |metrics: &str| {
+        let all = objects(&render(&["controller.networkPolicy=true", metrics]).unwrap());
+        all.into_iter().find(|object| object["kind"] == "NetworkPolicy").unwrap()["spec"].clone()
+    };
+    let (with, without) = (policy("metrics.enabled=true"), policy("metrics.enabled=false"));
+    assert_eq!(with["ingress"], json!([{"ports": [{"port": "metrics"}]}]));
+    assert_eq!((&without["ingress"], &without["policyTypes"]), (&Value::Null, &json!(["Ingress"])));
+}
+
+#[test]
+#[ignore = "needs Helm, which `lab parts` builds: run with --ignored"]
+fn what_prometheus_and_grafana_read_is_made_where_it_is_asked_for() {
+    let none = render(&[]).unwrap();
+    let all =
+        objects(&render(&["metrics.serviceMonitor=true", "metrics.alerts=true", "metrics.dashboard=true"]).unwrap());
+    let of = |kind: &str| all.iter().filter(|o| o["kind"] == kind).collect::<Vec<_>>();
+    for kind in ["ServiceMonitor", "PrometheusRule"] {
+        assert!(!none.contains(kind) && !of(kind).is_empty(), "{kind}");
+    }
+    let rules: Value = read("monitoring/alerts.yaml");
+    assert_eq!(of("PrometheusRule")[0]["spec"], rules);
+    let dashboard = of("ConfigMap").into_iter().find_map(|map| map["data"]["patchbay.json"].as_str()).unwrap();
+    assert!(serde_json::from_str::<Value>(dashboard).unwrap()["panels"].is_array());
+    // A monitor finds the service, the service the pods, and the port has that name there.
+    for component in ["controller", "agent"] {
+        let name = json!(format!("patchbay-{component}"));
+        let (monitor, service) = (
+            of("ServiceMonitor").into_iter().find(|o| o["metadata"]["name"] == name).unwrap(),
+            of("Service").into_iter().find(|o| o["metadata"]["name"] == name).unwrap(),
+        );
+        assert_eq!(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"]);
+        let pods =
+            all.iter().find(|o| o["metadata"]["name"] == component && o["spec"]["template"].is_object()).unwrap();
+        let pods = &pods["spec"]["template"];
+        assert_eq!(service["spec"]["selector"], pods["metadata"]["labels"]);
+        assert_eq!(monitor["spec"]["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);
+        assert_eq!(service["spec"]["ports"][0]["targetPort"], pods["spec"]["containers"][0]["ports"][0]["name"]);
+    }
+    let without = render(&["metrics.enabled=false", "metrics.alerts=true"]).unwrap_err();
+    assert!(without.contains("metrics.enabled"), "{without}");
+}
+
+#[test]
+#[ignore = "needs Helm, which `lab parts` builds: run with --ignored"]
 fn a_single_controller_holds_up_no_drain() {
     let budgets = |values: &[&str]| {
         objects(&render(values).unwrap()).iter().filter(|object| object["kind"] == "PodDisruptionBudget").count()
@@ -222,7 +274,7 @@ fn every_privilege_of_the_agent_is_listed_with_a_reason_and_no_other_is() {
         has.push(format!("{field}: {value}"));
     }
     for port in container["ports"].as_array().into_iter().flatten() {
-        has.push(format!("hostPort: {}", port["hostPort"]));
+        has.push(format!("port {}: {}", port["name"].as_str().unwrap(), port["containerPort"]));
     }
     for volume in spec["volumes"].as_array().unwrap() {
         let mounts = container["volumeMounts"].as_array().unwrap();

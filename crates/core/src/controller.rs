@@ -16,6 +16,7 @@
 
 pub mod action;
 mod attachments;
+pub mod census;
 mod devices;
 mod engine;
 pub mod events;
@@ -26,6 +27,7 @@ mod moves;
 mod operations;
 mod pods;
 pub(crate) mod status;
+pub mod stopwatch;
 mod twins;
 pub mod why;
 pub mod world;

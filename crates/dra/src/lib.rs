@@ -13,6 +13,7 @@
 //! | [`SlicePublisher`] | keeps the ResourceSlices equal to the pools a driver wants |
 //! | [`cdi`] | writes what containers get, and cleans up after a crash |
 //! | [`Probe`], [`liveness`] | tell the kubelet when it does not reach the plugin any more |
+//! | [`http`] | answers `GET`s of one path: probes, scrapes |
 //!
 //! ```text
 //!   sockets --- service --- prepare --- your Driver
@@ -33,6 +34,7 @@ pub mod cdi;
 mod claims;
 mod driver;
 mod health;
+pub mod http;
 mod journal;
 pub mod liveness;
 mod observed;

@@ -12,6 +12,8 @@
 //!         +--------> moves of virtual machines <--> QEMU
 //! ```
 //!
+//! How much of what there is, [`crate::metrics`] tell.
+//!
 //! Who the node is to other agents is asked of the cluster ([`credentials`]); nothing waits for that but calls.
 //!
 //! It decides nothing that needs another node's state: the planners of [`patchbay_core::importer`] and
@@ -31,6 +33,7 @@ mod moves;
 mod pod_use;
 mod pods;
 mod records;
+mod sight;
 mod steps;
 mod upkeep;
 
@@ -57,6 +60,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::connection;
+use crate::metrics::{AgentMetrics, Scrape};
 use containers::{Containers, given_here};
 use custody::{Custody, Parts, Policy};
 use exports::Exports;
@@ -102,6 +106,8 @@ pub(crate) struct Args {
     /// The folder with sys, proc and dev: a made-up node in tests
     #[arg(long, default_value = "/", hide = true)]
     root: PathBuf,
+    #[command(flatten)]
+    scrape: Scrape,
 }
 
 /// Runs until a signal ends it.
@@ -140,6 +146,16 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let policy = Policy { returned, consoles: args.console_keyboards };
 
     let (inventory_writer, inventory) = watch::channel(Arc::new(Inventory::default()));
+    let sight = sight::Sight {
+        node: node.clone(),
+        root: root.clone(),
+        records: records.clone(),
+        inventory: inventory.clone(),
+        journal: journal.watch(),
+        credentials: credentials.clone(),
+    };
+    let (metrics, registry) = AgentMetrics::new(node.as_str(), move || sight.look());
+    args.scrape.serve(registry).await;
     let rescan = Arc::new(Notify::new());
     let scanning = inventory::run(
         root.clone(),
@@ -215,6 +231,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
         inventory: inventory.clone(),
         moves: moves.clone(),
         hang_up,
+        metrics: metrics.clone(),
         changed,
         held: Mutex::new(BTreeSet::new()),
         contenders: Mutex::new(BTreeMap::new()),
@@ -233,6 +250,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
         inventory: inventory.clone(),
         rescan,
         wake: wake.clone(),
+        metrics,
         calls: Mutex::new(BTreeMap::new()),
         reports: Mutex::new(BTreeMap::new()),
     });

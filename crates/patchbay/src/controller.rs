@@ -40,11 +40,14 @@ use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt};
 use jiff::Timestamp;
 use kube::Client;
 use patchbay_core::conditions::Seconds;
+use patchbay_core::controller::census;
 use patchbay_core::controller::events::{Notice, notices};
+use patchbay_core::controller::stopwatch::Stopwatch;
 use patchbay_core::controller::{Action, World, plan};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connection;
+use crate::metrics::{ControllerMetrics, Scrape};
 use act::{ActError, Actor, Done};
 use herald::Herald;
 use leader::{Candidate, Leadership};
@@ -75,6 +78,8 @@ pub(crate) struct Args {
     /// Name in the lease, different for each process; made from host and process if not given
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
+    #[command(flatten)]
+    scrape: Scrape,
 }
 
 /// Runs until a signal or the loss of the lease ends it.
@@ -92,7 +97,9 @@ async fn control(args: Args) -> anyhow::Result<()> {
 
     let (tell, leadership) = tokio::sync::watch::channel(Leadership::Standby);
     let mut signer = Signer::new(&client, &namespace, leadership.clone());
-    let mut shell = Shell::new(&client, args.image, identity.clone(), leadership);
+    let (metrics, registry) = ControllerMetrics::new();
+    args.scrape.serve(registry).await;
+    let mut shell = Shell::new(&client, args.image, identity.clone(), leadership, metrics);
     let candidate = Candidate::new(client, &namespace, identity);
     let ended = tokio::select! {
         () = candidate.run(&tell) => Err(anyhow::anyhow!("another controller has taken the lease")),
@@ -136,6 +143,10 @@ struct Shell {
     writes: FuturesUnordered<BoxFuture<'static, Ended>>,
     leadership: tokio::sync::watch::Receiver<Leadership>,
     jitter: RandomState,
+    metrics: ControllerMetrics,
+    stopwatch: Stopwatch,
+    /// What the stopwatch counts from.
+    begun: Instant,
     /// An action waits for a write to end.
     waiting: bool,
     /// When to plan next.
@@ -148,16 +159,20 @@ impl Shell {
         image: String,
         identity: String,
         leadership: tokio::sync::watch::Receiver<Leadership>,
+        metrics: ControllerMetrics,
     ) -> Self {
         Self {
             watches: watch::all(client),
             caches: Caches::default(),
             actor: Actor::new(client.clone(), image),
-            herald: Herald::new(client.clone(), identity),
+            herald: Herald::new(client.clone(), identity, metrics.clone()),
             ledger: Ledger::default(),
             writes: FuturesUnordered::new(),
             leadership,
             jitter: RandomState::new(),
+            metrics,
+            stopwatch: Stopwatch::default(),
+            begun: Instant::now(),
             waiting: false,
             due: Instant::now() + NET,
         }
@@ -193,6 +208,8 @@ impl Shell {
     /// Notes how a write has ended.
     fn end(&mut self, Ended { action, notices, result, took }: Ended) {
         let now = Instant::now();
+        let outcome = result.as_ref().map_or_else(report::outcome, |_| "done");
+        self.metrics.wrote(report::what(&action), outcome, took);
         match result {
             Ok(Done { effect, written }) => {
                 report::done(&action, took);
@@ -217,10 +234,15 @@ impl Shell {
         let now = Instant::now();
         let mut next = now + NET;
         if !self.leadership.borrow().is_certain(now) || !self.caches.synced() {
+            self.metrics.stands_by();
+            self.stopwatch.stop();
             return next;
         }
         let world = self.caches.world(Timestamp::now().as_second());
         let plan = plan(&world);
+        let took = now.elapsed();
+        let laps = self.stopwatch.look(&world, now.duration_since(self.begun));
+        self.metrics.planned(census::count(&world), laps, took);
         let mut planned = BTreeSet::new();
         for action in plan.actions.into_iter().filter(|a| !target::is_done(a, &world)) {
             let target = Target::of(&action);

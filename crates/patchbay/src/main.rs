@@ -11,6 +11,7 @@ mod connection;
 mod controller;
 mod hold;
 mod logging;
+mod metrics;
 mod uninstall;
 mod vm;
 

@@ -44,6 +44,7 @@ mod identity;
 mod intruders;
 mod leases;
 mod machines;
+mod metrics;
 mod moves;
 mod policies;
 mod ports;

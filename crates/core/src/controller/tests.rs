@@ -4,6 +4,7 @@
 
 mod attach;
 mod builder;
+mod census;
 mod devices;
 mod events;
 mod every_order;
@@ -13,4 +14,5 @@ mod moves;
 mod operations;
 mod pods;
 mod quiet;
+mod stopwatch;
 mod why;

@@ -381,6 +381,11 @@ impl Attachment {
         self.placement == Placement::NoPlace
     }
 
+    /// It has a node.
+    pub fn is_placed(&self) -> bool {
+        matches!(self.placement, Placement::Placed(_))
+    }
+
     /// The device is in the guest, or may still be.
     pub fn holds(&self) -> bool {
         matches!(self.plugged, Some(PluggedState::Plugged(_)))

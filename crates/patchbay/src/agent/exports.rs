@@ -26,6 +26,7 @@ use super::inventory::Inventory;
 use super::moves::Moves;
 use super::records::{Export, Records};
 use super::steps::{blocking, chain};
+use crate::metrics::{AgentMetrics, Ending};
 
 pub(super) mod idle;
 pub(super) mod keep;
@@ -59,6 +60,8 @@ pub(super) struct Exports {
     pub(super) moves: Arc<Moves>,
     /// Tells when a session ends.
     pub(super) hang_up: HangUp,
+    /// Counts.
+    pub(super) metrics: AgentMetrics,
     /// Something has changed: whoever waits looks again.
     pub(super) changed: watch::Sender<u64>,
     /// Places that somebody works on.
@@ -149,10 +152,14 @@ pub(super) async fn serve(exports: Arc<Exports>, mut listener: Listener) {
         let (exports, counts) = (exports.clone(), counts.clone());
         tokio::spawn(async move {
             let peer = incoming.peer_node().to_owned();
+            let for_device = matches!(incoming.request(), Asked::Import(_));
             let answered = match Counted::of(&counts, &peer) {
                 Ok(_counted) => exports.answer(incoming, number).await,
-                Err(why) => incoming.deny(&why).await,
+                Err(why) => incoming.deny(&why).await.map(|()| Ending::Denied),
             };
+            if for_device {
+                exports.metrics.ended(*answered.as_ref().unwrap_or(&Ending::Broken));
+            }
             if let Err(error) = answered {
                 tracing::info!(peer, error = chain(&error), "call ended");
             }
@@ -167,13 +174,13 @@ impl Exports {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    /// Leads one call to its end.
-    async fn answer(&self, mut incoming: Incoming, number: u64) -> Result<(), LinkError> {
+    /// Leads one call to its end. Calls for the move of a machine are not counted: what they end with is in its pods' conditions.
+    async fn answer(&self, mut incoming: Incoming, number: u64) -> Result<Ending, LinkError> {
         let import = match incoming.request() {
             Asked::Import(import) => import,
             Asked::Migrate(asked) => {
                 let asked = asked.clone();
-                return self.moves.answer(incoming, asked).await;
+                return self.moves.answer(incoming, asked).await.map(|()| Ending::Granted);
             }
         };
         let request = Request {
@@ -187,7 +194,7 @@ impl Exports {
         };
         if import.pool != self.node.as_str() {
             let reason = format!("this is node {}, not {}", self.node, import.pool);
-            return incoming.deny(&reason).await;
+            return incoming.deny(&reason).await.map(|()| Ending::Denied);
         }
         let _contender = Contender(self, number);
         let mut changed = self.changed.subscribe();
@@ -197,7 +204,7 @@ impl Exports {
             let refusal = match self.judge(&request).await.unwrap_or_else(Verdict::Wait) {
                 Verdict::Deny(reason) => {
                     tracing::warn!(device = %request.device, peer = %request.peer, claim = %request.claim, reason, "denied");
-                    return incoming.deny(&reason).await;
+                    return incoming.deny(&reason).await.map(|()| Ending::Denied);
                 }
                 Verdict::Wait(reason) | Verdict::Withdrawn(reason) => Refusal::from(reason),
                 Verdict::Grant => {
@@ -331,14 +338,14 @@ impl Exports {
     }
 
     /// Grants: the session is the kernel's when this returns.
-    async fn grant(&self, incoming: Incoming, request: &Request, held: Held<'_>) -> Result<(), LinkError> {
+    async fn grant(&self, incoming: Incoming, request: &Request, held: Held<'_>) -> Result<Ending, LinkError> {
         let place = &held.place;
         let speed = self.inventory.borrow().device(&request.device).map(|d| d.attributes.speed);
         let (root, path) = (self.root.clone(), place.clone());
         // Asked after binding: the address is the one the session will use.
         let address = blocking(move || scan::address(&root, &path).map_err(|e| chain(&e))).await;
         let (Some(speed), Ok(address)) = (speed, address) else {
-            return incoming.deny("the device has just been pulled out; call again").await;
+            return incoming.deny("the device has just been pulled out; call again").await.map(|()| Ending::Denied);
         };
         let granted = Granted { devid: address.devid(), speed: speed.vhci_code(), bus_id: place.to_string() };
         let session = incoming.grant(granted).await?;
@@ -349,17 +356,22 @@ impl Exports {
             host::export(&root, &path, socket.as_fd()).map_err(|e| chain(&e))?;
             Ok(socket)
         });
-        match handed.await {
+        let ending = match handed.await {
             Ok(socket) => {
+                self.metrics.lent();
                 tracing::info!(device = %request.device, peer = %request.peer, claim = %request.claim, "exported");
                 if let Err(error) = self.hang_up.add(u64::from(address.devid()), socket) {
                     tracing::error!(%error, "the end of sessions will be noticed late");
                 }
+                Ending::Granted
             }
-            Err(why) => tracing::warn!(device = %request.device, peer = %request.peer, why, "session not started"),
-        }
+            Err(why) => {
+                tracing::warn!(device = %request.device, peer = %request.peer, why, "session not started");
+                Ending::Broken
+            }
+        };
         drop(held);
-        Ok(())
+        Ok(ending)
     }
 
     /// What a bound device is doing; None when it is gone or not bound.

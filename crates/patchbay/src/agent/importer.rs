@@ -284,8 +284,10 @@ fn start(
     let deadline = if matches!(action, Action::Call { .. }) { Duration::MAX } else { DEADLINE };
     let (steps, failures, under_way, wake) = (steps.clone(), failures.clone(), under_way.clone(), wake.clone());
     tokio::spawn(async move {
+        let begun = Instant::now();
         let result = timeout(deadline, steps.perform(&action, monitor)).await;
         let result = result.unwrap_or_else(|_| Err("no result in time".to_owned()));
+        steps.metrics.step(&action, result.is_ok(), begun.elapsed());
         if let Err(why) = result {
             tracing::warn!(?action, why, "step failed");
             match &key {

@@ -30,6 +30,7 @@ use super::custody::Custody;
 use super::inventory::Inventory;
 use super::machines::tag;
 use super::records::Records;
+use crate::metrics::AgentMetrics;
 
 /// One answer of the API server.
 const API: Duration = Duration::from_secs(5);
@@ -56,6 +57,8 @@ pub(super) struct Steps {
     pub(super) rescan: Arc<Notify>,
     /// Wakes the importer's loop.
     pub(super) wake: Arc<Notify>,
+    /// Counts.
+    pub(super) metrics: AgentMetrics,
     /// Calls under way.
     pub(super) calls: Mutex<BTreeMap<Uid, Call>>,
     /// What was reported of each attachment, in case the API server's watch lags behind our own writes.
@@ -262,6 +265,7 @@ impl Steps {
             })
         })
         .await?;
+        self.metrics.imported(port, &wanted.claim.uid);
         tracing::info!(device = %wanted.device, home = %wanted.home, port = %port, claim = %wanted.claim, "imported");
         self.shown(port, false).await
     }

@@ -22,6 +22,7 @@ use patchbay_core::names::Uid;
 use tokio::sync::mpsc;
 
 use super::report;
+use crate::metrics::{ControllerMetrics, Telling};
 use memory::{Memory, Step};
 
 /// So many may wait. When a node with a hundred devices dies, some four hundred do.
@@ -63,15 +64,16 @@ struct News {
 /// Takes news, and tells them when it comes to it. Ends with the last of them when it is dropped.
 pub(super) struct Herald {
     queue: mpsc::Sender<News>,
+    metrics: ControllerMetrics,
     last: Timestamp,
 }
 
 impl Herald {
     /// Tells as `instance`.
-    pub(super) fn new(client: Client, instance: String) -> Self {
+    pub(super) fn new(client: Client, instance: String, metrics: ControllerMetrics) -> Self {
         let (queue, news) = mpsc::channel(WAITING);
-        tokio::spawn(Crier { client, instance, memory: Memory::default() }.run(news));
-        Self { queue, last: Timestamp::UNIX_EPOCH }
+        tokio::spawn(Crier { client, instance, metrics: metrics.clone(), memory: Memory::default() }.run(news));
+        Self { queue, metrics, last: Timestamp::UNIX_EPOCH }
     }
 
     /// Has these told, in this order: of the object with this uid, and of nodes.
@@ -83,6 +85,7 @@ impl Herald {
                 _ => uid.clone(),
             };
             if let Err(error) = self.queue.try_send(News { notice, uid, at }) {
+                self.metrics.tells(Telling::Dropped);
                 tracing::warn!(%error, "an Event is dropped");
             }
         }
@@ -101,6 +104,7 @@ impl Herald {
 struct Crier {
     client: Client,
     instance: String,
+    metrics: ControllerMetrics,
     memory: Memory,
 }
 
@@ -109,16 +113,19 @@ impl Crier {
         while let Some(news) = queue.recv().await {
             let about = news.notice.about.clone();
             match self.tell(news).await {
-                Ok(()) => {}
+                Ok(telling) => self.metrics.tells(telling),
                 Err(error) if error.is_moot() => {
                     tracing::debug!(?about, error = report::say(&error), "there is nobody to tell");
                 }
-                Err(error) => tracing::warn!(?about, error = report::say(&error), "cannot tell an Event"),
+                Err(error) => {
+                    self.metrics.tells(Telling::Failed);
+                    tracing::warn!(?about, error = report::say(&error), "cannot tell an Event");
+                }
             }
         }
     }
 
-    async fn tell(&mut self, news: News) -> Result<(), HeraldError> {
+    async fn tell(&mut self, news: News) -> Result<Telling, HeraldError> {
         let events = Api::<Event>::namespaced(self.client.clone(), event::namespace(&news.notice.about));
         match self.memory.next(&news.uid, &news.notice, Instant::now()) {
             Step::New => self.tell_anew(&events, news).await,
@@ -127,23 +134,23 @@ impl Crier {
                 match within(events.patch(&name, &manager(), &patch)).await {
                     // Events do not live long, and somebody may have deleted this one.
                     Err(error) if error.is_moot() => self.tell_anew(&events, news).await,
-                    told => told.map(drop),
+                    told => told.map(|_| Telling::Counted),
                 }
             }
             Step::Hold => {
                 tracing::debug!(about = ?news.notice.about, "too much happens to tell it all");
-                Ok(())
+                Ok(Telling::Held)
             }
         }
     }
 
-    async fn tell_anew(&mut self, events: &Api<Event>, news: News) -> Result<(), HeraldError> {
+    async fn tell_anew(&mut self, events: &Api<Event>, news: News) -> Result<Telling, HeraldError> {
         let event = event::build(&news.notice, &news.uid, news.at, &self.instance);
         let params = PostParams { field_manager: manager().field_manager, ..PostParams::default() };
         within(events.create(&params, &event)).await?;
         let name = event.metadata.name.unwrap_or_default();
         self.memory.told(&news.uid, news.notice, name, Instant::now());
-        Ok(())
+        Ok(Telling::Told)
     }
 }
 

@@ -47,6 +47,43 @@ pub(super) fn failed(action: &Action, error: &ActError, again: Duration) {
     );
 }
 
+/// What an action does, in the words of the log.
+pub(super) fn what(action: &Action) -> &'static str {
+    Line::of(action).what
+}
+
+/// Why an action was not done, in one word of a list.
+pub(super) fn outcome(error: &ActError) -> &'static str {
+    match error {
+        ActError::Late => "Late",
+        ActError::NoSource(_) | ActError::NoMachine => "Unreadable",
+        ActError::Api(kube::Error::Api(status)) => {
+            REASONS.iter().find(|known| **known == status.reason).copied().unwrap_or("Other")
+        }
+        ActError::Api(_) => "Unreachable",
+    }
+}
+
+/// The reasons that an API server gives (`metav1.StatusReason`); whatever stands in its way may give others.
+const REASONS: &[&str] = &[
+    "AlreadyExists",
+    "BadRequest",
+    "Conflict",
+    "Expired",
+    "Forbidden",
+    "Gone",
+    "InternalError",
+    "Invalid",
+    "MethodNotAllowed",
+    "NotFound",
+    "RequestEntityTooLarge",
+    "ServerTimeout",
+    "ServiceUnavailable",
+    "Timeout",
+    "TooManyRequests",
+    "Unauthorized",
+];
+
 /// An error in one line. Of what the API server refuses, its own words: the client's show the whole answer, twice.
 pub(super) fn say(error: &(dyn Error + 'static)) -> String {
     let mut next = Some(error);
@@ -209,5 +246,13 @@ mod tests {
         let error = ActError::Api(kube::Error::Api(status.boxed()));
         assert_eq!(say(&error), "pods \"a\" is forbidden: exceeded quota (403 Forbidden)");
         assert_eq!(say(&ActError::Late), "no answer from the API server within 10s");
+    }
+
+    #[test]
+    fn the_outcomes_that_are_counted_are_of_a_list() {
+        let refused =
+            |reason: &str| ActError::Api(kube::Error::Api(Status::failure("", reason).with_code(403).boxed()));
+        let outcomes = [refused("Forbidden"), refused("MyOwnReason 12345"), ActError::Late, ActError::NoMachine];
+        assert_eq!(outcomes.each_ref().map(outcome), ["Forbidden", "Other", "Late", "Unreadable"]);
     }
 }
