@@ -4,6 +4,8 @@
 //! other programs have written never stops anything. `build`, and the functions named after a part, go the other way.
 //! Nothing outside this crate knows a label, an annotation or a CEL expression.
 //!
+//! [`reference`] is the page of the documentation that is made from all this.
+//!
 //! | module | object | written by |
 //! |---|---|---|
 //! | [`node_device`] | `NodeUSBDevice` | spec: people, status: controller |
@@ -47,6 +49,7 @@ pub mod operation;
 mod pod_trouble;
 pub mod port;
 pub mod quantity;
+pub mod reference;
 mod restricted;
 pub mod rights;
 mod rules;

@@ -31,6 +31,10 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
+    /// All types.
+    pub const ALL: &[Self] =
+        &[Self::Ready, Self::Assigned, Self::Attached, Self::Running, Self::USBDevicesAttached, Self::Completed];
+
     /// Those of a device.
     pub const OF_DEVICE: &[Self] = &[Self::Ready, Self::Assigned, Self::Attached];
 
