@@ -4,7 +4,7 @@
 export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
 LAB = cargo run --quiet --package patchbay-lab --bin lab --
 
-.PHONY: help demo test check fuzz sbom packages unit images lab-parts scenarios bench lab-up lab-down fmt
+.PHONY: help demo test check book fuzz sbom packages unit images lab-parts scenarios bench lab-up lab-down fmt
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,8 +15,11 @@ demo: ## a real cluster comes up, a stick is plugged in, and a VM on another nod
 test: ## everything: checks, unit and property tests, exploration, and the scenarios on real nodes
 	@scripts/test
 
-check: ## formatting, lints, layers, licences, and fuzzing for a moment: no cluster needed
+check: ## formatting, lints, layers, licences, the book, and fuzzing for a moment: no cluster needed
 	@scripts/check
+
+book: ## the documentation as a book in target/book
+	@scripts/book
 
 fuzz: ## every fuzz target for a moment; ONLY="link_answer -max_total_time=600" runs one for longer
 	@scripts/fuzz $(ONLY)

@@ -1,6 +1,6 @@
 //! Where the links of the documentation lead.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
@@ -14,10 +14,7 @@ pub fn broken(file: &Path) -> Result<Vec<String>> {
     let text = read(file)?;
     let folder = file.parent().context("a file is in a folder")?;
     let mut broken = Vec::new();
-    for event in Parser::new_ext(&text, Options::ENABLE_TABLES) {
-        let (Event::Start(Tag::Link { dest_url, .. }) | Event::Start(Tag::Image { dest_url, .. })) = event else {
-            continue;
-        };
+    for dest_url in links(&text) {
         if dest_url.contains("://") {
             continue;
         }
@@ -29,6 +26,41 @@ pub fn broken(file: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(broken)
+}
+
+/// What is wrong with the folder of a book, beside [`broken`] links: a page that its `SUMMARY.md` does not name, and a link out of the
+/// folder, which leads nowhere once the book is built. Such a file is named as a path of the repository instead.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn outside(book: &Path) -> Result<Vec<String>> {
+    let summary = book.join("SUMMARY.md");
+    let named: Vec<_> = links(&read(&summary)?).into_iter().map(|link| book.join(link)).collect();
+    let mut wrong = Vec::new();
+    for page in pages(book)?.into_iter().filter(|page| *page != summary) {
+        if !named.contains(&page) {
+            wrong.push(format!("{}: not in SUMMARY.md", page.display()));
+        }
+        let folder = page.parent().and_then(|folder| folder.strip_prefix(book).ok()).unwrap_or(Path::new(""));
+        let depth = folder.components().count();
+        for link in links(&read(&page)?) {
+            let up = Path::new(&link).components().filter(|part| *part == Component::ParentDir).count();
+            if up > depth && !link.contains("://") {
+                wrong.push(format!("{}: {link} is not in the book", page.display()));
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+/// Where the links and pictures of a page lead.
+fn links(text: &str) -> Vec<String> {
+    let all = Parser::new_ext(text, Options::ENABLE_TABLES);
+    let targets = all.filter_map(|event| match event {
+        Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => Some(dest_url.into_string()),
+        _ => None,
+    });
+    targets.collect()
 }
 
 /// The Markdown files below a folder.
@@ -93,6 +125,28 @@ mod tests {
         files.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(|name| root.join(name)));
         let broken: Vec<_> = files.iter().flat_map(|file| broken(file).unwrap()).collect();
         assert!(broken.is_empty(), "{broken:#?}");
+    }
+
+    #[test]
+    fn every_page_is_in_the_book_and_none_leads_out_of_it() {
+        let wrong = outside(&repository().join("docs")).unwrap();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn a_page_that_was_left_out_and_a_link_out_of_the_book_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = folder.path().join("tasks");
+        std::fs::create_dir(&tasks).unwrap();
+        std::fs::write(folder.path().join("SUMMARY.md"), "# Summary\n\n- [One](tasks/one.md)\n").unwrap();
+        std::fs::write(
+            tasks.join("one.md"),
+            "[in](../two.md) [out](../../README.md) [web](https://a.example/../../..)\n",
+        )
+        .unwrap();
+        std::fs::write(folder.path().join("two.md"), "[out](../README.md)\n").unwrap();
+        let wrong = outside(folder.path()).unwrap();
+        assert_eq!(wrong.len(), 3, "{wrong:?}");
     }
 
     #[test]

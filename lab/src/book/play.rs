@@ -44,19 +44,19 @@ struct Player<'l> {
     guest: Option<Guest>,
 }
 
-/// Does the page `docs/tasks/<name>.md`, and takes everything away again.
+/// Does the page `docs/<name>.md`, such as `tasks/assign`, and takes everything away again.
 ///
 /// # Errors
 /// The first step that does not go as the page says.
 pub fn play(lab: &Lab, name: &str) -> Result<()> {
-    let steps = page::read(&repository().join("docs/tasks").join(name).with_extension("md"))?;
+    let steps = page::read(&repository().join("docs").join(name).with_extension("md"))?;
     ensure!(steps.iter().any(|step| matches!(step, Step::Type { .. })), "there is nothing to do in {name}");
     let folder = lab.logs().join("book").join(name);
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut player =
         Player { case: Case::begin(lab, NAMESPACE)?, names: lab_names(), folder, sticks: Vec::new(), guest: None };
     for step in &steps {
-        player.step(step).with_context(|| format!("docs/tasks/{name}.md"))?;
+        player.step(step).with_context(|| format!("docs/{name}.md"))?;
     }
     player.case.end()
 }

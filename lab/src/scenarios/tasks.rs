@@ -1,4 +1,4 @@
-//! The tasks of the documentation.
+//! The quick start and the tasks of the documentation.
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,18 +11,28 @@ use crate::product;
 /// Those after which another chart is installed than before them, or none.
 const OF_THE_CHART: &[&str] = &["upgrade", "uninstall"];
 
+/// Done first: it is what people do first.
+const QUICK_START: &str = "quickstart";
+
 /// Every page is done from its first command to its last, and each command prints what the page shows.
 pub(super) fn go_as_they_are_written(lab: &Lab) -> Result<()> {
     let names = names()?;
     ensure!(!names.is_empty(), "there are no tasks");
-    names.iter().filter(|name| !OF_THE_CHART.contains(&name.as_str())).try_for_each(|name| play::play(lab, name))
+    play::play(lab, QUICK_START)?;
+    let others = names.iter().filter(|name| !OF_THE_CHART.contains(&name.as_str()));
+    others.into_iter().try_for_each(|name| task(lab, name))
+}
+
+/// Does the page of a task.
+fn task(lab: &Lab, name: &str) -> Result<()> {
+    play::play(lab, &format!("tasks/{name}"))
 }
 
 /// The upgrade from the chart of the commit before this one, and the uninstallation, are done as their pages say. Whatever comes
 /// of it, the lab has its own installation again afterwards.
 pub(super) fn of_the_chart(lab: &Lab) -> Result<()> {
     let done =
-        installation::install_former(lab).and_then(|()| OF_THE_CHART.iter().try_for_each(|name| play::play(lab, name)));
+        installation::install_former(lab).and_then(|()| OF_THE_CHART.iter().try_for_each(|name| task(lab, name)));
     let restored = lab.install().and_then(|()| product::wait_running(lab));
     done.and(restored.context("the lab's own installation"))
 }
