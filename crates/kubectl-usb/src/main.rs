@@ -3,6 +3,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`args`] | what can be asked for |
+//! | [`complete`] | what of that kubectl offers when Tab is pressed |
 //! | [`connection`], [`look`] | the API server: every request with a deadline, and only for what is asked |
 //! | [`inspect`] | the same for the doctor, who goes on where something cannot be asked |
 //! | [`list`], [`tree`], [`nodes`], [`why`], [`explain`], [`advice`], [`doctor`], [`cure`] | what is shown, made from objects that were read: no I/O |
@@ -20,13 +21,14 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 mod advice;
 mod age;
 mod archive;
 mod args;
 mod command;
+mod complete;
 mod connection;
 mod cure;
 mod doctor;
@@ -70,6 +72,11 @@ const HELD_UP: u8 = 3;
 const UNASKED: u8 = 2;
 
 fn main() -> ExitCode {
+    if let Some(words) = to_complete(std::env::args()) {
+        let text = complete::answer(args::Args::command(), &words);
+        return say(&Answer { text, ..Answer::default() })
+            .map_or_else(|failure| fail(&failure, None), |()| ExitCode::SUCCESS);
+    }
     let args = args::Args::parse();
     let failed = matches!(args.command, args::Command::Doctor).then_some(UNASKED);
     // Only fails when one is installed already, which is as good.
@@ -82,6 +89,13 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => fail(&failure, failed),
     }
+}
+
+/// The words to complete, when that is what the program was called for.
+fn to_complete(mut words: impl Iterator<Item = String>) -> Option<Vec<String>> {
+    let program = words.next()?;
+    let name = std::path::Path::new(&program).file_name()?;
+    (name == complete::NAME).then(|| words.collect())
 }
 
 /// Whoever reads may have heard enough.
