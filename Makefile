@@ -33,7 +33,7 @@ packages: ## installs what tests and lab need from this machine's distribution
 unit: packages ## unit and property tests and exploration: no cluster needed
 	@cargo test --quiet --workspace
 
-images: packages ## writes the images that a cluster needs to target/images, as OCI archives
+images: packages ## writes images for any cluster to target/images, as OCI archives
 	@$(LAB) images target/images
 
 lab-parts: ## builds and caches what the lab is made of

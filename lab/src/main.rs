@@ -38,7 +38,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         kubernetes: Release,
     },
-    /// Write the images that a cluster needs, as OCI archives
+    /// Write images for any cluster, as OCI archives: of Patchbay, of the engine, and of a guest to try with
     Images {
         /// The folder to write them to
         folder: PathBuf,

@@ -113,15 +113,17 @@ pub fn build(release: Release) -> Result<Parts> {
     })
 }
 
-/// Writes the images that a cluster needs, as OCI archives into `folder`: our program, and the engine of virtual machines.
+/// Writes images for any cluster, as OCI archives into `folder`: our program, the engine of virtual machines, and a guest to try
+/// them with.
 ///
 /// # Errors
 /// As [`build`], or if the folder cannot be written.
-pub fn images(folder: &Path) -> Result<[PathBuf; 2]> {
+pub fn images(folder: &Path) -> Result<[PathBuf; 3]> {
     let builder = Builder::new()?;
     host::packages(&builder)?;
+    let kernel = stock::build(&builder, &debian::Debian::open(&builder)?)?;
     let [patchbay] = programs::own(&builder, ["patchbay"])?;
-    images::write(&builder, &patchbay, folder)
+    images::write(&builder, &kernel, &patchbay, folder)
 }
 
 /// Builds Helm, if it is missing, and nothing else.

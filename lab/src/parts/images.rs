@@ -103,14 +103,15 @@ pub(super) fn build(builder: &Builder, kernel: &Path, patchbay: &Path) -> Result
     Ok(maker.images)
 }
 
-/// Writes the images that a cluster needs, whole, as OCI archives into a folder: our program, and the engine of virtual machines.
+/// Writes images, whole, as OCI archives into a folder: our program, the engine of virtual machines, and the test guest in it.
 /// Returns the archives.
 ///
 /// # Errors
 /// As [`build`], or if the folder cannot be written.
-pub(super) fn write(builder: &Builder, patchbay: &Path, folder: &Path) -> Result<[PathBuf; 2]> {
+pub(super) fn write(builder: &Builder, kernel: &Path, patchbay: &Path, folder: &Path) -> Result<[PathBuf; 3]> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (program, qemu) = (program(builder, patchbay)?, layer(builder, "qemu-layer", &qemu(builder)?)?);
+    let machine = layer(builder, "machine-layer", &machine(builder, kernel)?)?;
     let modules = modules();
     let environment = [modules.as_str()];
     let image = |name: &str, process: &Process<'_>, layers: &[&Layer]| -> Result<PathBuf> {
@@ -120,7 +121,11 @@ pub(super) fn write(builder: &Builder, patchbay: &Path, folder: &Path) -> Result
         Ok(archive)
     };
     let engine = virtual_machine(&environment);
-    Ok([image("patchbay", &PROGRAM, &[&program])?, image("engine", &engine, &[&qemu, &program])?])
+    Ok([
+        image("patchbay", &PROGRAM, &[&program])?,
+        image("engine", &engine, &[&qemu, &program])?,
+        image("guest", &engine, &[&qemu, &machine, &program])?,
+    ])
 }
 
 /// How controller, agent and attachment pods are run; each says its command.
