@@ -1,6 +1,6 @@
 //! What the agent must remember across its own death, beside the journal of prepared claims: which names it has published,
-//! which ports and machines it uses, which devices it has bound to usbip-host and for whom, and which it withholds from the
-//! drivers of the node.
+//! which ports and machines it uses, which devices it has bound to usbip-host and for whom, which guests have had, and which it
+//! withholds from the drivers of the node.
 //!
 //! Each fact is on the disk before the agent acts on it, so after a crash nothing of ours is taken for somebody else's, and
 //! nothing of somebody else's for ours. A file that cannot be read is set aside and named in the log.
