@@ -17,7 +17,10 @@ pub(crate) fn lines(remedy: &Remedy) -> Vec<Line> {
             run("kubectl api-resources --api-group=resource.k8s.io"),
         ],
         Remedy::Install => {
-            vec![say("Install it again, with the chart of the version that runs:"), run(upgrade("--force-conflicts"))]
+            vec![
+                say("Install it again, with the chart of the version that runs (helm install, if nothing runs):"),
+                run(upgrade("--force-conflicts")),
+            ]
         }
         Remedy::Describe(kind @ "customresourcedefinition", name) => {
             vec![say("Kubernetes says why:"), run(format!("kubectl describe {kind} {name}"))]

@@ -90,7 +90,7 @@ mod tests {
 cluster
 ✓ API server       Kubernetes v1.34.4
 ✗ definitions      usbdevices is missing
-    Install it again, with the chart of the version that runs:
+    Install it again, with the chart of the version that runs (helm install, if nothing runs):
       helm upgrade patchbay charts/patchbay -n patchbay --reset-then-reuse-values --force-conflicts
 · controller may   cannot list clusterroles: forbidden
 

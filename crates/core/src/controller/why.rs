@@ -52,6 +52,16 @@ pub fn device(world: &World, device: &DeviceName, machine: Option<&(Namespace, V
     found
 }
 
+/// The machine of a namespace that asks for a device, if none of that namespace has it: whoever asks about the namespace wants to
+/// know what that one waits for, and not that the device is well where it is.
+pub fn waiting(world: &World, namespace: &Namespace, device: &DeviceName) -> Option<(Namespace, VmName)> {
+    if attachments_of(world, namespace, device).next().is_some() {
+        return None;
+    }
+    let lists = |vm: &Vm| !vm.deleting && vm.usb_devices.contains(device);
+    world.vms.iter().find(|((ns, _), vm)| ns == namespace && lists(vm)).map(|(key, _)| key.clone())
+}
+
 /// Whether a machine runs, or why it does not.
 pub fn machine(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> State {
     if let Some((_, pod)) = engine::running(world, namespace, name, vm).filter(|(_, p)| p.trouble.is_none() && vm.run())
@@ -169,7 +179,8 @@ fn assigned(world: &World, object: &NodeDevice, name: &DeviceName, machine: Opti
         return bad(devices::UNASSIGNED, assign(asks));
     };
     if let Some(asks) = asks.filter(|asks| *asks != namespace) {
-        return bad(format!("it is assigned to namespace {namespace}, and not to {asks}"), assign(Some(asks)));
+        let remedy = Remedy::Reassign { device: name.clone(), namespace: asks.clone() };
+        return bad(format!("it is assigned to namespace {namespace}, and not to {asks}"), remedy);
     }
     match world.namespaces.get(namespace) {
         None => {
@@ -255,7 +266,8 @@ fn attachment(world: &World, namespace: &Namespace, vm: &VmName, name: &DeviceNa
 
 fn scheduled(world: &World, own: &Attachment) -> State {
     if let Some(message) = no_free_port(world, own) {
-        return bad(message, Remedy::FreePort(own.node.clone()));
+        let remedy = if has_ports(world, own) { Remedy::FreePort(own.node.clone()) } else { Remedy::AsSaid };
+        return bad(message, remedy);
     }
     if own.is_unschedulable() {
         let pod = attachment_name(&own.device, &own.vm_pod.uid);
@@ -265,6 +277,17 @@ fn scheduled(world: &World, own: &Attachment) -> State {
         Some(hub) => format!("on node {}, with a {} USB/IP port", own.node, hub.title()),
         None => format!("on node {}, where the device is plugged in", own.node),
     })
+}
+
+/// The home node of a device, if its agent cannot be called: that is then where to look.
+fn silent_home<'w>(world: &'w World, own: &'w Attachment, said: &str) -> Option<&'w crate::names::NodeName> {
+    let (home, _) = devices::place(world, &own.device)?;
+    said.contains(&format!("agent of node {home} cannot be called")).then_some(home)
+}
+
+/// Whether the node of an attachment offers any USB/IP ports.
+fn has_ports(world: &World, own: &Attachment) -> bool {
+    world.pools.get(&own.node).is_none_or(|pool| !pool.ports.is_empty())
 }
 
 /// The kubelet prepares claims before it starts a pod; the agent speaks of it only when it has.
@@ -283,7 +306,17 @@ fn plugged(world: &World, namespace: &Namespace, own: &Attachment) -> State {
     if let Some(gap) = moves::gap(world, namespace, &own.vm) {
         return bad(format!("it is {gap}"), Remedy::Wait);
     }
+    if own.hub.is_some() && !has_ports(world, own) {
+        let why = format!(
+            "node {} has no USB/IP ports any more: load the kernel module vhci-hcd there (modprobe vhci-hcd)",
+            own.node
+        );
+        return bad(why, Remedy::AsSaid);
+    }
     let remedy = match own.plugged {
+        Some(PluggedState::Failed(ref said)) if let Some(home) = silent_home(world, own, said) => {
+            Remedy::CheckAgent(home.clone())
+        }
         Some(PluggedState::Failed(_)) | None => Remedy::CheckAgent(own.node.clone()),
         _ => Remedy::Wait,
     };

@@ -58,6 +58,10 @@ pub fn lines(remedy: &Remedy) -> Vec<Line> {
         Remedy::Assign { device, namespace: None } => {
             vec![say("An administrator assigns it:"), run(format!("kubectl usb assign {device} NAMESPACE"))]
         }
+        Remedy::Reassign { device, namespace } => vec![
+            say("An administrator takes it from there, and out of whatever has it:"),
+            run(format!("kubectl usb assign {device} {namespace} --overwrite")),
+        ],
         Remedy::MakeNamespace { namespace, device } => vec![
             say("Create the namespace, or assign the device to another one:"),
             run(format!("kubectl create namespace {namespace}")),

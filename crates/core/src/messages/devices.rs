@@ -54,6 +54,6 @@ pub(super) const ENTRIES: &[Entry] = &[
         Attached,
         Reason::NoFreeUSBIPPort,
         "The device is requested, and the node of the machine has no free USB/IP port of the kind that it needs (USB 2.0 or 3.0). It is attached when one becomes free.",
-        "See who has the ports (`kubectl usb tree`); detach another device of that kind there, or move the machine to another node.",
+        "See who has the ports (`kubectl usb tree`); detach another device of that kind there, or move the machine to another node. A node that has no ports at all lacks the kernel module `vhci-hcd`.",
     ),
 ];

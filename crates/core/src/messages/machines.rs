@@ -40,8 +40,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     entry(
         Running,
         Reason::SwitchedOff,
-        "The guest has switched itself off.",
-        "To start it again: a `VirtualMachineOperation` of type `Start`.",
+        "The guest has switched itself off, and is started again.",
+        "To keep it off: `spec.runPolicy: AlwaysOff`.",
     ),
     entry(USBDevicesAttached, Reason::AllAttached, "All devices of its list are in the guest.", ""),
     entry(
@@ -79,7 +79,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         USBDevicesAttached,
         Reason::NoFreeUSBIPPort,
         "The machine's node has no free USB/IP port for a listed device. It is attached when one becomes free.",
-        "See who has the ports (`kubectl usb tree`); detach another device of that kind there, or move the machine to another node.",
+        "See who has the ports (`kubectl usb tree`); detach another device of that kind there, or move the machine to another node. A node that has no ports at all lacks the kernel module `vhci-hcd`.",
     ),
     entry(
         USBDevicesAttached,

@@ -66,7 +66,10 @@ pub(super) async fn why(cluster: &Cluster, subject: &str) -> Result<Answer, Fail
         }
         (Subject::Machine, true) => machine_of(&world, &namespace, name, partial),
         (Subject::Either, true) if !is_device => machine_of(&world, &namespace, name, partial),
-        _ => device_of(&world, &namespace, &device, partial),
+        _ => {
+            let asks = if cluster.chosen { chain::waiting(&world, &namespace, &device) } else { None };
+            device_of(&world, &namespace, &device, asks.as_ref(), partial)
+        }
     };
     Ok(Answer { note, ..answer })
 }
@@ -89,10 +92,16 @@ fn held_up(is: bool) -> u8 {
     if is { HELD_UP } else { 0 }
 }
 
-fn device_of(world: &World, namespace: &Namespace, name: &DeviceName, partial: bool) -> Answer {
+fn device_of(
+    world: &World,
+    namespace: &Namespace,
+    name: &DeviceName,
+    asks: Option<&(Namespace, VmName)>,
+    partial: bool,
+) -> Answer {
     let found = match partial {
         true => chain::told::device(world, namespace, name, None),
-        false => chain::device(world, name, None),
+        false => chain::device(world, name, asks),
     };
     let status = world.node_devices.get(name).map(|d| &d.status);
     let status = status.or_else(|| world.devices.iter().find(|((_, n), _)| n == name).map(|(_, d)| &d.status));

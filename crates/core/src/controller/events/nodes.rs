@@ -30,13 +30,13 @@ pub(super) fn of_device(
     news.then(|| Notice { about: Subject::Node(node.clone()), deed: Deed::Discover, reason: is.reason, note })
 }
 
-/// The news of its node in the status of a machine.
+/// The news of its node in the status of a machine: that it begins to wait, and not that the words of that change.
 pub(super) fn of_vm((namespace, vm): (&Namespace, &VmName), before: &VmStatus, after: &VmStatus) -> Option<Notice> {
     let waits = |status: &VmStatus| {
         let all = find(&status.conditions, ConditionType::USBDevicesAttached)?;
         (all.reason == Reason::NoFreeUSBIPPort).then(|| all.message.clone())
     };
-    let now = waits(after).filter(|now| waits(before).as_ref() != Some(now))?;
+    let now = waits(after).filter(|_| waits(before).is_none())?;
     let about = Subject::Node(after.node.clone()?);
     let note = format!("virtual machine {namespace}/{vm}: {now}");
     Some(Notice { about, deed: Deed::Attach, reason: Reason::NoFreeUSBIPPort, note })

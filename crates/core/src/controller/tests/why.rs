@@ -2,7 +2,7 @@
 
 use super::builder::{Builder, world};
 use crate::conditions::PluggedState;
-use crate::controller::why::{Finding, Link, Remedy, device, machine, told};
+use crate::controller::why::{Finding, Link, Remedy, device, machine, told, waiting};
 use crate::controller::world::{Placement, PodState, RunPolicy};
 use crate::host_use::HostUse;
 use crate::names::{DeviceName, Namespace};
@@ -134,7 +134,15 @@ fn assignments_that_lead_nowhere() {
     it.assign("stick", Some("blue"));
     let found = device(&it.world, &"stick".into(), Some(&("green".into(), "vm-g".into())));
     let why = "it is assigned to namespace blue, and not to green";
-    assert_eq!(held_up(&found), (Link::Assigned, why, &assign(Some("green"))));
+    let remedy = Remedy::Reassign { device: "stick".into(), namespace: "green".into() };
+    assert_eq!(held_up(&found), (Link::Assigned, why, &remedy));
+
+    let stick = DeviceName::new("stick");
+    let mut it = attached().vm("green", "vm-g", "node-1", &["stick"]).settled();
+    assert_eq!(waiting(&it.world, &"green".into(), &stick), Some(("green".into(), "vm-g".into())));
+    assert_eq!(waiting(&it.world, &"blue".into(), &stick), None, "it has it");
+    it.list("green", "vm-g", &[]);
+    assert_eq!(waiting(&it.world, &"green".into(), &stick), None, "nobody asks");
 }
 
 #[test]
@@ -230,6 +238,13 @@ fn the_last_links_break_one_after_the_other() {
     check(&it, Link::Plugged, "calling node-1", &Remedy::Wait);
     it.attachment().plugged = Some(PluggedState::Failed("node-1 refuses".to_owned()));
     check(&it, Link::Plugged, "node-1 refuses; trying again", &agent);
+    it.attachment().plugged =
+        Some(PluggedState::Failed("the agent of node node-1 cannot be called: no route to host".to_owned()));
+    let found = chain(&it);
+    assert_eq!(held_up(&found).2, &Remedy::CheckAgent("node-1".into()), "the other end is where to look");
+    it.world.pools.get_mut(&"node-2".into()).unwrap().ports.clear();
+    let why = "node node-2 has no USB/IP ports any more: load the kernel module vhci-hcd there (modprobe vhci-hcd)";
+    check(&it, Link::Plugged, why, &Remedy::AsSaid);
 }
 
 #[test]

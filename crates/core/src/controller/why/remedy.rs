@@ -27,6 +27,13 @@ pub enum Remedy {
         /// The namespace; None when it is for somebody to choose.
         namespace: Option<Namespace>,
     },
+    /// Take the device from the namespace that has it, for another one.
+    Reassign {
+        /// The device.
+        device: DeviceName,
+        /// The namespace that asks for it.
+        namespace: Namespace,
+    },
     /// Make a namespace, or assign another one.
     MakeNamespace {
         /// The namespace that is missing.
