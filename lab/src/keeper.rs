@@ -27,7 +27,8 @@ const STOP: Duration = Duration::from_secs(20);
 #[derive(Debug, Serialize, Deserialize)]
 struct Ready {
     kubeconfig: PathBuf,
-    bin: PathBuf,
+    /// Folders of programs: those of Kubernetes, and ours.
+    programs: Vec<PathBuf>,
     logs: PathBuf,
 }
 
@@ -90,8 +91,10 @@ impl Keeper {
     /// # Errors
     /// When the file cannot be written.
     pub fn announce(&self, lab: &Lab) -> Result<()> {
-        let ready =
-            Ready { kubeconfig: lab.plane().admin(), bin: lab.parts().bin.clone(), logs: lab.logs().to_owned() };
+        let folder = |program: &Path| program.parent().map(Path::to_owned);
+        let ours = [folder(&lab.parts().kubectl_usb), folder(&std::env::current_exe()?)];
+        let programs = std::iter::once(lab.parts().bin.clone()).chain(ours.into_iter().flatten()).collect();
+        let ready = Ready { kubeconfig: lab.plane().admin(), programs, logs: lab.logs().to_owned() };
         // Never half a file.
         let partial = self.folder.join(".ready.json");
         fs::write(&partial, serde_json::to_vec(&ready)?)?;
@@ -132,7 +135,8 @@ impl Keeper {
         if !geteuid().is_root() {
             nsenter.args(["--user", "--preserve-credentials"]);
         }
-        let path = format!("{}:{}", ready.bin.display(), std::env::var("PATH").unwrap_or_default());
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(ready.programs.into_iter().chain(std::env::split_paths(&inherited)))?;
         let status = nsenter
             .arg(format!("--wd={}", std::env::current_dir()?.display()))
             .arg("--")

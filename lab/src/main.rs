@@ -197,8 +197,15 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Up(size) => {
             // Here, where the person sees the progress.
             keeper.up(&size.arguments(), &Parts::tell(size.kubernetes)?)?;
+            let lab = std::env::current_exe()?;
+            let lab = lab.display();
             println!(
-                "The lab is up. Try:\n  lab run -- kubectl get nodes -o wide\n  lab plug node-1 blue\n  lab sh node-1 lsusb\nand end it with:\n  lab down"
+                "The lab is up, with Patchbay in it. A shell in which kubectl, kubectl usb, helm and lab work:\n  \
+                 {lab} run -- bash\nThere, for example:\n  \
+                 lab plug node-1 blue\n  kubectl usb list\n  kubectl create namespace my-project\n  lab sh node-1 lsusb\n\
+                 Images that its nodes have, where the docs say example/linux-machine:1 and busybox:\n  \
+                 localhost/patchbay/guest:lab\n  localhost/patchbay/tool:lab\n\
+                 It has a network of its own: nothing outside that shell reaches it. End it with:\n  {lab} down"
             );
             Ok(ExitCode::SUCCESS)
         }
