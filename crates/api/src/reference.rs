@@ -1,9 +1,10 @@
-//! `docs/api.md`: what people may write and read, made from the definitions and from the reasons of the core.
+//! `docs/api.md`: what people may write and read, made from the definitions, and from the catalogue of the core.
 
 use std::fmt::Write as _;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use patchbay_core::conditions::{ConditionType, Reason};
+use patchbay_core::conditions::ConditionType;
+use patchbay_core::messages;
 
 use crate::crds;
 
@@ -89,15 +90,13 @@ fn condition(page: &mut String, kind: ConditionType) {
     let kinds: Vec<_> = CONDITIONS.iter().filter(|(_, types)| types.contains(&kind)).map(|(name, _)| *name).collect();
     let _ = write!(
         page,
-        "\n### {}\n\nOf {}.\n\n| reason | status | when |\n|---|---|---|\n",
+        "\n### {}\n\nOf {}. What to do about each is in [messages](messages.md).\n\n| reason | status | meaning |\n|---|---|---|\n",
         kind.as_str(),
         kinds.join(" and ")
     );
-    for reason in Reason::ALL {
-        if let Some(when) = reason.when(kind) {
-            let status = if reason.is_true() { "True" } else { "False" };
-            let _ = writeln!(page, "| `{}` | {status} | {when} |", reason.as_str());
-        }
+    for entry in messages::of(kind) {
+        let status = if entry.reason.is_true() { "True" } else { "False" };
+        let _ = writeln!(page, "| `{}` | {status} | {} |", entry.reason.as_str(), entry.means);
     }
 }
 

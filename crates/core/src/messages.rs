@@ -62,11 +62,6 @@ pub fn find(kind: ConditionType, reason: Reason) -> Option<&'static Entry> {
     of(kind).find(|entry| entry.reason == reason)
 }
 
-/// The entries of a reason, however its letters are written.
-pub fn named(reason: &str) -> impl Iterator<Item = &'static Entry> {
-    all().filter(move |entry| entry.reason.as_str().eq_ignore_ascii_case(reason))
-}
-
 /// What is told of nodes.
 pub fn of_nodes() -> impl Iterator<Item = &'static NodeEntry> {
     nodes::ENTRIES.iter()
@@ -122,12 +117,5 @@ mod tests {
         let said: Vec<_> = plugged.iter().map(|s| ("Plugged", s.reason())).collect();
         let said: Vec<_> = said.into_iter().chain(moved.iter().map(|r| ("Migrated", r.reason()))).collect();
         assert_eq!(of_pods().map(|e| (e.condition, e.reason)).collect::<Vec<_>>(), said);
-    }
-
-    #[test]
-    fn a_reason_is_found_however_it_is_written() {
-        let kinds: Vec<_> = named("nofreeusbipport").map(|e| e.kind.as_str()).collect();
-        assert_eq!(kinds, ["Attached", "USBDevicesAttached", "Completed"]);
-        assert_eq!(named("no such").count(), 0);
     }
 }

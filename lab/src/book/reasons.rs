@@ -1,11 +1,10 @@
 //! Reasons of conditions in the documentation, and those that the code has.
 //!
-//! A condition is written `Type=Status/Reason` in code. The page of troubles ends with a table of all reasons: the condition, whose
-//! it is, the reasons when it is true, and those when it is false.
+//! A condition is written `Type=Status/Reason` in code.
 
 use std::collections::BTreeSet;
 
-use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{Event, Options, Parser};
 
 /// A condition as a page shows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,59 +36,26 @@ fn condition(code: &str) -> Option<Shown> {
     (word(kind) && word(reason)).then(|| Shown { kind: kind.to_owned(), truth, reason: reason.to_owned() })
 }
 
-/// What the table under a heading has: code in its first column is the condition, in its third reasons when it is true, in its
-/// fourth reasons when it is false.
-#[must_use]
-pub fn table(page: &str, heading: &str) -> BTreeSet<Shown> {
-    let (mut found, mut here, mut title) = (BTreeSet::new(), false, None::<String>);
-    let (mut column, mut kind) = (0_usize, String::new());
-    for event in Parser::new_ext(page, Options::ENABLE_TABLES) {
-        match event {
-            Event::Start(Tag::Heading { .. }) => title = Some(String::new()),
-            Event::End(TagEnd::Heading(_)) => here = title.take().is_some_and(|title| title == heading),
-            Event::Text(text) if let Some(title) = &mut title => title.push_str(&text),
-            Event::Start(Tag::TableRow) => column = 0,
-            Event::End(TagEnd::TableCell) => column += 1,
-            Event::Code(code) if here && column == 0 => kind = code.to_string(),
-            Event::Code(code) if here && column >= 2 => {
-                found.insert(Shown { kind: kind.clone(), truth: column == 2, reason: code.to_string() });
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
-    use patchbay_core::conditions::{ConditionType, Reason};
+    use patchbay_core::messages;
 
     use super::*;
     use crate::book::links;
     use crate::install::repository;
 
-    fn types() -> impl Iterator<Item = &'static str> {
-        [ConditionType::OF_DEVICE, ConditionType::OF_VM, ConditionType::OF_OPERATION]
-            .into_iter()
-            .flatten()
-            .map(|kind| kind.as_str())
-    }
-
     fn is_true_to_the_code(shown: &Shown) -> bool {
-        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == shown.reason);
-        types().any(|kind| kind == shown.kind) && reason.is_some_and(|reason| reason.is_true() == shown.truth)
+        messages::all().any(|entry| {
+            (entry.kind.as_str(), entry.reason.is_true(), entry.reason.as_str())
+                == (&*shown.kind, shown.truth, &*shown.reason)
+        })
     }
 
     #[test]
-    fn conditions_and_tables_are_read() {
-        let page = "# All\n\n`Ready=True/Ready` `a=b` `x=True/1` `Ready=Maybe/Ready`\n\n## Every one\n\n\
-                    | condition | of | true | false |\n|---|---|---|---|\n| `A` | `K` | `B` | `C`, `D` |\n\n## Else\n\n`E`\n";
-        let shown = |kind: &str, truth, reason: &str| Shown { kind: kind.to_owned(), truth, reason: reason.to_owned() };
-        assert_eq!(conditions(page), BTreeSet::from([shown("Ready", true, "Ready")]));
-        assert_eq!(
-            table(page, "Every one"),
-            BTreeSet::from([shown("A", true, "B"), shown("A", false, "C"), shown("A", false, "D")])
-        );
+    fn conditions_are_read() {
+        let page = "# All\n\n`Ready=True/Ready` `a=b` `x=True/1` `Ready=Maybe/Ready`\n";
+        let ready = Shown { kind: "Ready".to_owned(), truth: true, reason: "Ready".to_owned() };
+        assert_eq!(conditions(page), BTreeSet::from([ready]));
     }
 
     #[test]
@@ -99,17 +65,5 @@ mod tests {
             let wrong: Vec<_> = conditions(&text).into_iter().filter(|shown| !is_true_to_the_code(shown)).collect();
             assert!(wrong.is_empty(), "{}: {wrong:?}", page.display());
         }
-    }
-
-    #[test]
-    fn the_page_of_troubles_has_every_reason_and_no_other() {
-        let text = std::fs::read_to_string(repository().join("docs/troubleshooting.md")).unwrap();
-        let listed = table(&text, "Every reason");
-        let wrong: Vec<_> = listed.iter().filter(|shown| !is_true_to_the_code(shown)).collect();
-        assert!(wrong.is_empty(), "the code has no such reasons: {wrong:?}");
-        let of = |reasons: &BTreeSet<Shown>| reasons.iter().map(|shown| shown.reason.clone()).collect::<BTreeSet<_>>();
-        let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !of(&listed).contains(reason.as_str())).collect();
-        assert!(missing.is_empty(), "not on the page: {missing:?}");
-        assert_eq!(listed.iter().map(|shown| shown.kind.as_str()).collect::<BTreeSet<_>>(), types().collect());
     }
 }

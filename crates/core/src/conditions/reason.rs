@@ -2,26 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ConditionType;
-
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $truth:literal,)*) => {
+    ($($(#[$doc:meta])* $name:ident = $truth:literal,)*) => {
         /// Every reason of every condition. The reason alone decides whether the condition is true.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Reason {
-            $($(#[doc = $doc])+ $name,)*
+            $($(#[$doc])* $name,)*
         }
 
         impl Reason {
             /// All reasons.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// What is written above it: a sentence for each of its types of condition, or for several.
-            const fn doc(self) -> &'static str {
-                match self {
-                    $(Self::$name => concat!($($doc,)+),)*
-                }
-            }
 
             /// As in the API.
             pub const fn as_str(self) -> &'static str {
@@ -136,32 +127,4 @@ reasons! {
     NotApplicableForVirtualMachinePhase = false,
     /// Completed: another operation on the machine is in progress.
     OtherOperationInProgress = false,
-}
-
-impl Reason {
-    /// When a condition of this type has this reason; none when no such condition ever has it.
-    pub fn when(self, kind: ConditionType) -> Option<String> {
-        let sentences = self.doc().split_inclusive(". ").filter_map(|sentence| sentence.split_once(": "));
-        let mut of_kind = sentences.filter(|(kinds, _)| kinds.split(", ").any(|name| name.trim() == kind.as_str()));
-        of_kind.next().map(|(_, when)| when.trim().to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_reason_says_for_each_of_its_types_when_it_is_given() {
-        for reason in Reason::ALL {
-            assert!(ConditionType::ALL.iter().any(|kind| reason.when(*kind).is_some()), "{reason:?}");
-            let sentences = reason.doc().split_inclusive(". ").count();
-            let kinds = |sentence: &str| sentence.split_once(": ").map_or(0, |(kinds, _)| kinds.split(", ").count());
-            let named: usize = reason.doc().split_inclusive(". ").map(kinds).sum();
-            let found = ConditionType::ALL.iter().filter(|kind| reason.when(**kind).is_some()).count();
-            assert!(sentences <= found && named == found, "{reason:?}: {}", reason.doc());
-        }
-        assert_eq!(Reason::Available.when(ConditionType::Assigned).as_deref(), Some("no namespace."));
-        assert_eq!(Reason::Available.when(ConditionType::Ready), None);
-    }
 }
