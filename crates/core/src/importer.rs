@@ -289,6 +289,11 @@ pub fn held(seen: &Observed) -> Held {
     }
 }
 
+/// What is said when the agent of a home node cannot be called.
+pub fn unreachable(home: &NodeName) -> String {
+    format!("the agent of node {home} cannot be called")
+}
+
 /// Whether what is attached to a port is what we have attached, by bus and device number on the home node: `recorded` when we
 /// did so, `attached` as the kernel shows it now. When our session has ended, somebody else may have attached another device
 /// while no agent was there to see it. What is not known is no reason to give a port up.

@@ -100,7 +100,7 @@ pub(super) fn return_when_their_machine_is_restarted(lab: &Lab) -> Result<()> {
 
 /// QEMU dies while the guest reads two disks; the kubelet starts it again in the same pod, and they are in the new guest. What
 /// the former guest was in the midst of with them is over: the one of another node has been imported anew, since that is what
-/// resets it.
+/// resets it, and the other one has had no configuration for a moment, so that the node's driver has found both anew.
 pub(super) fn return_when_qemu_crashed(lab: &Lab) -> Result<()> {
     let case = Case::begin(lab, "crash")?;
     let importer = lab.node("node-2")?;
@@ -111,11 +111,15 @@ pub(super) fn return_when_qemu_crashed(lab: &Lab) -> Result<()> {
     let mut guest = case.vm("linux-vm", "node-2", &devices)?;
     sticks.iter().try_for_each(|(_, stick)| guest.reads(stick, BOOT))?;
     let imported = || importer.run("cat /sys/devices/platform/vhci_hcd.0/usb*/*-*/devnum");
-    let before = imported()?;
+    let found =
+        || -> Result<u32> { Ok(importer.run("dmesg | grep -c 'USB Mass Storage device detected'")?.trim().parse()?) };
+    let (before, seen) = (imported()?, found()?);
     guest.forget();
     importer.run("kill -9 $(pidof qemu-system-x86_64)")?;
     sticks.iter().try_for_each(|(_, stick)| guest.reads(stick, BOOT + Duration::from_secs(30)))?;
     let after = imported()?;
     ensure!(before != after, "it was not imported anew: its number is {before} as before");
+    let again = found()?;
+    ensure!(again >= seen + 2, "the node's driver found a disk {seen} times before, and {again} times in all");
     case.end()
 }

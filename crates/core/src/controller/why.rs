@@ -17,7 +17,8 @@ use crate::controller::devices::{self, Presence, home, is_dead};
 use crate::controller::status::{no_free_port, step};
 use crate::controller::world::{Attachment, NodeDevice, PodState, Vm, VmPhase, VmPod, World};
 use crate::controller::{engine, machines, moves, pods};
-use crate::names::{DeviceName, Namespace, PodRef, VmName};
+use crate::importer::unreachable;
+use crate::names::{DeviceName, Namespace, NodeName, PodRef, VmName};
 
 /// What was found at one link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +158,7 @@ fn slice(world: &World, name: &DeviceName, presence: &Presence<'_>) -> State {
 }
 
 /// What to do about a node that says nothing.
-fn silence(world: &World, node: &crate::names::NodeName) -> Remedy {
+fn silence(world: &World, node: &NodeName) -> Remedy {
     if is_dead(world, node) { Remedy::HealNode(node.clone()) } else { Remedy::CheckAgent(node.clone()) }
 }
 
@@ -280,9 +281,9 @@ fn scheduled(world: &World, own: &Attachment) -> State {
 }
 
 /// The home node of a device, if its agent cannot be called: that is then where to look.
-fn silent_home<'w>(world: &'w World, own: &'w Attachment, said: &str) -> Option<&'w crate::names::NodeName> {
+fn silent_home<'w>(world: &'w World, own: &'w Attachment, said: &str) -> Option<&'w NodeName> {
     let (home, _) = devices::place(world, &own.device)?;
-    said.contains(&format!("agent of node {home} cannot be called")).then_some(home)
+    said.starts_with(&unreachable(home)).then_some(home)
 }
 
 /// Whether the node of an attachment offers any USB/IP ports.

@@ -157,9 +157,7 @@ impl Custody {
     /// Somebody else has blocked it, or it could not be done; in words.
     pub(super) async fn open(&self, address: BusAddress) -> Result<(), String> {
         let _one = self.changing.lock().await;
-        let root = self.root.clone();
-        let place = blocking(move || Ok(scan::place_of(&root, address))).await?;
-        let Some(place) = place else { return Ok(()) };
+        let Some(place) = self.place(address).await? else { return Ok(()) };
         self.may_use(&place).await?;
         self.authorize(&place).await
     }
@@ -170,12 +168,16 @@ impl Custody {
     /// As for [`Custody::open`], or the node uses it itself.
     pub(super) async fn reset(&self, address: BusAddress) -> Result<(), String> {
         let _one = self.changing.lock().await;
-        let root = self.root.clone();
-        let place = blocking(move || Ok(scan::place_of(&root, address))).await?;
-        let Some(place) = place else { return Ok(()) };
+        let Some(place) = self.place(address).await? else { return Ok(()) };
         self.may_use(&place).await?;
         let claim = self.claim(&place).await?;
         self.withhold(&place, address, claim).await
+    }
+
+    /// Where the device with an address is; None when it is gone.
+    async fn place(&self, address: BusAddress) -> Result<Option<PortPath>, String> {
+        let root = self.root.clone();
+        blocking(move || Ok(scan::place_of(&root, address))).await
     }
 
     /// That nobody else has blocked the device at a place.

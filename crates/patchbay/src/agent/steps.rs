@@ -14,7 +14,7 @@ use kube::api::{Api, Patch, PatchParams};
 use patchbay_api::{attachment, keys};
 use patchbay_core::conditions::{PluggedState, Seconds};
 use patchbay_core::device::BusAddress;
-use patchbay_core::importer::{Action, Attachment};
+use patchbay_core::importer::{Action, Attachment, unreachable};
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 use patchbay_core::speed::{PortName, Speed};
 use patchbay_link::{Claim as LinkClaim, Credentials, Granted, Import, LinkError, call};
@@ -243,7 +243,7 @@ impl Steps {
         call(address, wanted.home.as_str(), &identity, import, on_wait).await.map_err(|error| match error {
             // Says by itself who it was.
             LinkError::Denied { .. } => chain(&error),
-            _ => format!("the agent of node {} cannot be called: {}", wanted.home, chain(&error)),
+            _ => format!("{}: {}", unreachable(wanted.home), chain(&error)),
         })
     }
 

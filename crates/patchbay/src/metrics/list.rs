@@ -184,7 +184,7 @@ pub(super) const REIMPORTS: Metric = metric(
     Kind::Counter,
     "patchbay_node_reimports",
     &[],
-    "Sessions that were started for a claim that had one at the same port before: the one before had broken",
+    "Sessions that were started for a claim that had one at the same port before: that one had broken, or its guest had ended",
 );
 pub(super) const REQUESTS: Metric = metric(
     Kind::Counter,
