@@ -1,5 +1,6 @@
 use super::*;
 
+mod held;
 mod pods;
 
 const ADDRESS: BusAddress = BusAddress { bus: 3, device: 2 };
@@ -397,19 +398,6 @@ fn a_machine_that_started_again_gets_its_device_again_as_if_it_were_new() {
 }
 
 #[test]
-fn what_guests_have_had_is_remembered_as_long_as_it_is_there() {
-    let seen = world(remote());
-    let [gone, there, now] = [1, 2, 3].map(|device| BusAddress { bus: 3, device });
-    let machines = {
-        let mut seen = seen;
-        put_into_guest(&mut seen, now);
-        seen.machines
-    };
-    let used = used_by_guests(&[gone, there].into(), &[there].into(), &machines);
-    assert_eq!(used, [there, now].into(), "what is in a guest may not have been seen in the kernel yet");
-}
-
-#[test]
 fn a_port_on_which_no_device_comes_up_is_freed_and_called_for_again() {
     let mut seen = world(remote());
     let occupied = Some(Occupied { address: None, stuck: true });
@@ -474,29 +462,4 @@ fn a_call_that_another_one_has_made_needless_is_given_up() {
     let uid = pod("attachment").uid;
     seen.calls.insert(uid.clone(), "in use".to_owned());
     assert_eq!(plan(&seen), [Action::HangUp { user: uid }]);
-}
-
-#[test]
-fn a_device_is_used_here_from_the_moment_it_is_wanted_until_it_is_out_of_the_guest() {
-    let used = |seen: &Observed| !used_here(seen, &BTreeSet::new()).is_empty();
-    let mut seen = world(Source::Local { device: "stick".into() });
-    seen.local.insert("stick".into(), ADDRESS);
-    assert!(used(&seen));
-    settle(&mut seen);
-    assert!(used(&seen));
-    attachment(&mut seen).wanted = false;
-    assert!(used(&seen), "it is in the guest still");
-    settle(&mut seen);
-    assert!(!used(&seen));
-    assert!(!used_here(&seen, &[ADDRESS].into()).is_empty(), "it is on its way into a guest");
-
-    let pod = |source| Observed { pods: [(Uid::new("claim"), source)].into(), ..Observed::default() };
-    assert!(used(&pod(Source::Local { device: "stick".into() })));
-    assert!(!used(&pod(remote())), "another node's is that node's to keep");
-    let mut seen = world(remote());
-    settle(&mut seen);
-    assert!(!used(&seen));
-    let mut seen = world(Source::Local { device: "stick".into() });
-    attachment(&mut seen).source = None;
-    assert!(!used(&seen), "not allocated to it yet");
 }
