@@ -134,6 +134,7 @@ pub fn host(object: &core_v1::Node) -> Result<(NodeName, Host), Unreadable> {
         message: pod_trouble::clean(ready.and_then(|c| c.message.as_deref()).unwrap_or_default()),
         taints: taints.collect(),
         labels: object.metadata.labels.clone().unwrap_or_default(),
+        address: node::address(object).map(str::to_owned),
     };
     Ok((name, host))
 }

@@ -17,6 +17,12 @@ pub fn read(node: &core_v1::Node) -> Result<(NodeName, Node), Unreadable> {
     Ok((name, Node { ready: ready.is_some_and(|c| c.status == "True"), since, cordoned }))
 }
 
+/// Its address in the cluster, where its kubelet has told one: pods in the node's own network have it, too.
+pub fn address(node: &core_v1::Node) -> Option<&str> {
+    let addresses = node.status.as_ref()?.addresses.as_ref()?;
+    addresses.iter().find(|address| address.type_ == "InternalIP").map(|address| address.address.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,7 @@
-//! What is wrong with an installation, as far as the cluster itself tells.
+//! What is wrong with an installation, as far as the cluster and its nodes tell.
 //!
-//! From objects that were read, and from what could not be read, to findings: one for each check, each with one line of
-//! what is seen, and with what to do where something is wrong. Nothing is guessed: what no object says, such as whether two
-//! agents reach each other or whether a module that nobody has needed yet is there, is no check.
+//! From objects that were read, from what agents say when they are asked, and from what could not be read or asked, to findings:
+//! one for each check, each with one line of what is seen, and with what to do where something is wrong. Nothing is guessed.
 //!
 //! | module | judges |
 //! |---|---|
@@ -11,9 +10,11 @@
 //! | `programs` | the controller, and the agents as a whole |
 //! | `placement` | why a node has no agent |
 //! | `nodes` | each node: its agent, what that publishes, and who waits there |
+//! | `inside` | what only a node itself can tell: kernel, kubelet, certificate, and whom its agent reaches |
 //! | `waiting` | what has not come, or not gone, for too long |
 
 mod cluster;
+mod inside;
 mod nodes;
 mod placement;
 mod programs;

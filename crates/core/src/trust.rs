@@ -21,6 +21,8 @@ pub mod authority;
 pub mod renewal;
 pub mod request;
 
+use serde::{Deserialize, Serialize};
+
 use crate::conditions::Seconds;
 use crate::names::NodeName;
 
@@ -47,7 +49,7 @@ pub fn dns_name(node: &NodeName) -> String {
 }
 
 /// When a certificate is valid: from the first to the last second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Validity {
     /// The first second.
     pub not_before: Seconds,

@@ -176,7 +176,8 @@ pub(crate) enum Command {
     /// Check the installation: API server, definitions, policies, rights, controller, and each node with its agent
     ///
     /// It changes nothing. Each check has a line: ✓ as it should be, ✗ wrong, with what to do below it, · to be known, or not
-    /// to be asked. It goes by what the cluster tells, and logs in nowhere.
+    /// to be asked. It goes by what the cluster tells, and by what agents tell of their nodes and of each other: '/patchbay check',
+    /// run in their containers, which takes the right to create pods/exec in namespace patchbay.
     #[command(after_help = "Examples:
   kubectl usb doctor
   kubectl usb doctor || kubectl usb sysdump

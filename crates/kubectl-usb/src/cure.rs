@@ -47,6 +47,21 @@ pub(crate) fn lines(remedy: &Remedy) -> Vec<Line> {
             )),
             run("modprobe vhci-hcd"),
         ],
+        Remedy::LoadModule(node, module) => vec![
+            say(format!(
+                "Load the kernel module on {node}; docs/operations.md says which package of a distribution has it:"
+            )),
+            run(format!("modprobe {module}")),
+        ],
+        Remedy::ShowRequests(node) => vec![
+            say(format!("The controller signs what the agent of {node} asks for; what has become of that:")),
+            run("kubectl get certificatesigningrequests"),
+            run(format!("kubectl logs deployment/controller -n {NAMESPACE}")),
+        ],
+        Remedy::OpenPort(from, to) => vec![say(format!(
+            "Let {from} connect to {to} on the TCP port of the agents (agent.port of the chart, 3241 if it was not changed): \
+             firewalls and security groups between the nodes are the first places to look."
+        ))],
         Remedy::ShowPorts => vec![say("Who has the ports:"), run("kubectl usb tree")],
         Remedy::Why(device) => vec![run(format!("kubectl usb why {device}"))],
         Remedy::Show(kind, namespace, name) => {

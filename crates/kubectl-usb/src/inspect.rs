@@ -31,6 +31,7 @@ use serde::de::DeserializeOwned;
 
 use crate::connection::Cluster;
 use crate::failure::Failure;
+use crate::inside;
 use crate::look::{everything, read, take_claims};
 
 /// How many questions about rights are on their way at once.
@@ -68,6 +69,7 @@ pub(crate) async fn seen(cluster: &Cluster) -> Result<Seen, Failure> {
         ..Seen::default()
     };
     seen.world.now = seen.now;
+    seen.inside = inside::ask(cluster, &seen).await;
     fill(cluster, &mut seen).await;
     Ok(seen)
 }
@@ -216,6 +218,7 @@ async fn own_rights(cluster: &Cluster) -> Asked<Vec<Right>> {
         ("tree, why", &["list"], DRA, "resourceclaims", None),
         ("assign", &["get", "patch"], keys::GROUP, "nodeusbdevices", None),
         ("attach", &["get", "patch"], keys::GROUP, "virtualmachines", namespace),
+        ("doctor", &["get", "create"], "", "pods/exec", Some(NAMESPACE)),
     ];
     let needs = all.into_iter().flat_map(|(purpose, verbs, group, resource, namespace)| {
         verbs.iter().map(move |verb| (purpose.to_owned(), Need::new(verb, group, resource, namespace)))

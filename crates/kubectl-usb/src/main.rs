@@ -5,7 +5,7 @@
 //! | [`args`] | what can be asked for |
 //! | [`complete`] | what of that kubectl offers when Tab is pressed |
 //! | [`connection`], [`look`] | the API server: every request with a deadline, and only for what is asked |
-//! | [`inspect`] | the same for the doctor, who goes on where something cannot be asked |
+//! | [`inspect`], [`inside`] | the same for the doctor, who goes on where something cannot be asked; and what nodes tell of themselves |
 //! | [`list`], [`tree`], [`nodes`], [`why`], [`explain`], [`advice`], [`doctor`], [`cure`] | what is shown, made from objects that were read: no I/O |
 //! | [`sysdump`], [`scrub`] | what belongs into a dump, and what does not, likewise |
 //! | [`archive`] | the file with the dump |
@@ -36,6 +36,7 @@ mod edit;
 mod explain;
 mod failure;
 mod follow;
+mod inside;
 mod inspect;
 mod list;
 mod look;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -12,6 +13,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::exchange::{Answer, FrameError, Granted, Import, Migrate, Request};
 use crate::identity::{Identity, server_name};
+use crate::ktls::KernelTlsError;
 use crate::listener::node_of_peer;
 use crate::records::Records;
 use crate::session::Session;
@@ -58,6 +60,29 @@ pub async fn migrate(
     }
 }
 
+/// What a greeting has shown.
+#[derive(Debug)]
+pub struct Greeted {
+    /// From our request to its answer, on a connection that stood.
+    pub round_trip: Duration,
+    /// Whether the kernel of this node takes such a connection over.
+    pub kernel: Result<(), KernelTlsError>,
+}
+
+/// Calls the agent of a node for nothing but an answer: all that a call goes through, up to the hand-over to this node's kernel.
+///
+/// # Errors
+/// [`LinkError`]: as for [`call`], but for the kernel, which is told in [`Greeted`].
+pub async fn greet(address: SocketAddr, expected_node: &str, identity: &Identity) -> Result<Greeted, LinkError> {
+    let timing = Timing::default();
+    let stream = connect(address, expected_node, identity, timing).await?;
+    let asked = Instant::now();
+    match ask(stream, address, expected_node, &Request::Greet, |_| {}, timing).await? {
+        (None, session) => Ok(Greeted { round_trip: asked.elapsed(), kernel: session.into_kernel().map(drop) }),
+        (Some(_), _) => Err(mixed_up(address)),
+    }
+}
+
 fn mixed_up(peer: SocketAddr) -> LinkError {
     LinkError::Protocol { peer, what: "it answers another request than ours".into() }
 }
@@ -68,13 +93,23 @@ pub(crate) async fn dial(
     node: &str,
     identity: &Identity,
     request: &Request,
+    on_wait: impl FnMut(String),
+    timing: Timing,
+) -> Result<(Option<Granted>, Session), LinkError> {
+    let stream = connect(peer, node, identity, timing).await?;
+    ask(stream, peer, node, request, on_wait, timing).await
+}
+
+/// What is said on a connection that stands.
+async fn ask(
+    mut stream: TlsStream<Records>,
+    peer: SocketAddr,
+    node: &str,
+    request: &Request,
     mut on_wait: impl FnMut(String),
     timing: Timing,
 ) -> Result<(Option<Granted>, Session), LinkError> {
     let request = request.frame().map_err(|error| LinkError::Protocol { peer, what: error.to_string() })?;
-    let mut stream = timeout(timing.handshake, connect(peer, node, identity))
-        .await
-        .unwrap_or(Err(LinkError::Slow { peer, step: "shaking hands", limit: timing.handshake }))?;
     send(&mut stream, &request, peer, node, timing).await?;
     loop {
         let answer = timeout(timing.silence, Answer::read(&mut stream)).await;
@@ -89,8 +124,19 @@ pub(crate) async fn dial(
     }
 }
 
-/// A verified connection to a node.
-async fn connect(peer: SocketAddr, node: &str, identity: &Identity) -> Result<TlsStream<Records>, LinkError> {
+/// A verified connection to a node, within the time that a handshake may take.
+async fn connect(
+    peer: SocketAddr,
+    node: &str,
+    identity: &Identity,
+    timing: Timing,
+) -> Result<TlsStream<Records>, LinkError> {
+    let limit = timing.handshake;
+    let slow = LinkError::Slow { peer, step: "shaking hands", limit };
+    timeout(limit, shake_hands(peer, node, identity)).await.unwrap_or(Err(slow))
+}
+
+async fn shake_hands(peer: SocketAddr, node: &str, identity: &Identity) -> Result<TlsStream<Records>, LinkError> {
     let name = server_name(node).ok_or_else(|| LinkError::BadNode { node: node.to_owned() })?;
     let broken = |step| move |source| LinkError::Broken { peer, step, source };
     let tcp =

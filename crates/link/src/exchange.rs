@@ -73,6 +73,8 @@ pub enum Request {
     Import(Import),
     /// That a virtual machine be taken; the answer says no more than yes.
     Migrate(Migrate),
+    /// Nothing but an answer, which is yes: whoever looks for what is wrong wants to know whether one comes.
+    Greet,
 }
 
 /// What the home agent gives: all that `vhci_hcd` wants to know.
@@ -112,7 +114,7 @@ pub enum Answer {
     },
     /// Yes, to an [`Import`].
     Granted(Granted),
-    /// Yes, to a [`Migrate`].
+    /// Yes, to a [`Migrate`] or a [`Request::Greet`].
     Accepted,
     /// No.
     Denied {
@@ -172,6 +174,7 @@ impl Request {
             Self::Migrate(Migrate { namespace, source, target }) => {
                 vec![namespace, &source.name, &source.uid, &target.name, &target.uid]
             }
+            Self::Greet => Vec::new(),
         }
     }
 }

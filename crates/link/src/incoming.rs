@@ -17,7 +17,7 @@ use crate::{LinkError, Timing};
 ///  accept() --> waiting --- wait() ---> waiting       hung_up() completes when the importer is gone
 ///                  |------- deny() ---> closed
 ///                  |------- grant() --> Session        of a request to import
-///                  |------- accept() -> Session        of a request to migrate
+///                  |------- accept() -> Session        of a request to migrate, or a greeting
 /// ```
 #[derive(Debug)]
 pub struct Incoming {

@@ -18,6 +18,8 @@
 //! `Migrate{source, target}`, is answered `Accepted`, and each gives its end, in TLS by the kernel, to its QEMU
 //! ([`migrate`], [`Incoming::accept`]).
 //!
+//! Whoever looks for what is wrong has an agent call another for nothing but an answer ([`greet`]).
+//!
 //! Who a node is, is what a certificate says that the cluster's controller has signed: the agent makes a [`PrivateKey`] and a request
 //! for it, the controller reads it ([`pkcs10`]), and its [`Authority`] signs. An [`Identity`] may be changed for another one at
 //! any time ([`Credentials`]).
@@ -55,7 +57,7 @@ mod pki;
 mod scenarios;
 
 pub use authority::{Authority, AuthorityError};
-pub use call::{call, migrate};
+pub use call::{Greeted, call, greet, migrate};
 pub use credentials::{Credentials, Standing};
 pub use error::LinkError;
 pub use exchange::{Answer, Claim, FrameError, Granted, Import, Migrate, Pod, Request};

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::call::dial;
+use crate::call::{dial, greet};
 use crate::exchange::{Claim, Granted, Import, Migrate, Pod, Request};
 use crate::ktls::{KernelTlsError, crypto_info};
 use crate::pki::Authority;
@@ -121,6 +121,20 @@ async fn a_virtual_machine_is_offered_and_accepted_on_the_same_wire() {
     let mut sends = KernelDouble::take(source);
     sends.send(b"QEVM");
     assert_eq!(KernelDouble::take(target).receive(), b"QEVM");
+}
+
+#[tokio::test]
+async fn a_greeting_is_answered_and_timed() {
+    let (_authority, mut listener, importer) = home(Timing::default()).await;
+    let address = listener.address();
+    let call = tokio::spawn(async move { greet(address, "home", &importer).await });
+    let incoming = timeout(PATIENCE, listener.accept()).await.unwrap();
+    assert_eq!((incoming.peer_node(), incoming.request()), ("importer", &Request::Greet));
+    let _session = incoming.accept().await.unwrap();
+    let greeted = timeout(PATIENCE, call).await.unwrap().unwrap().unwrap();
+    assert!(greeted.round_trip > Duration::ZERO && greeted.round_trip < PATIENCE);
+    // Whether this machine's kernel has TLS is not for a test to say: only that it was asked.
+    assert!(matches!(greeted.kernel, Ok(()) | Err(KernelTlsError::NoModule | KernelTlsError::NoCipher)), "{greeted:?}");
 }
 
 #[tokio::test]

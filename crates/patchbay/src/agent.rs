@@ -20,7 +20,7 @@
 //! [`patchbay_core::home`] hold every `if`, the API server every right.
 
 mod containers;
-mod credentials;
+pub(crate) mod credentials;
 mod custody;
 mod driver;
 mod enumeration;
@@ -69,7 +69,19 @@ use machines::Machines;
 use moves::Moves;
 use records::Records;
 use steps::Steps;
+pub(crate) use steps::chain;
 use upkeep::{InReach, Upkeep};
+
+/// Where an agent is called, which `patchbay check` wants to know, too.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Ports {
+    /// The TCP port on which agents call each other
+    #[arg(long, env = "PATCHBAY_PORT", default_value_t = 3241)]
+    pub(crate) port: u16,
+    /// The TCP port of the loopback interface on which the kubelet's liveness probe asks for /healthz
+    #[arg(long, env = "PATCHBAY_HEALTH_PORT", default_value_t = 3242)]
+    pub(crate) health_port: u16,
+}
 
 /// Options of `patchbay agent`.
 #[derive(Debug, clap::Args)]
@@ -89,12 +101,8 @@ pub(crate) struct Args {
     /// Namespace of the installation; that of the service account or kubeconfig if not given
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: Option<String>,
-    /// The TCP port on which agents call each other
-    #[arg(long, default_value_t = 3241)]
-    port: u16,
-    /// The TCP port of the loopback interface on which the kubelet's liveness probe asks for /healthz
-    #[arg(long, default_value_t = 3242)]
-    health_port: u16,
+    #[command(flatten)]
+    ports: Ports,
     /// Give a device that was used on another node back to the drivers of its own node at once, also while it is assigned to a
     /// namespace: for clusters whose nodes use such devices themselves
     #[arg(long)]
@@ -214,12 +222,12 @@ async fn start(args: Args) -> anyhow::Result<()> {
     };
     let plugin = Plugin::builder(DRIVER, &args.kubelet, client.clone(), journal.clone());
     let mut plugin = plugin.health(health).serve(Arc::new(usb)).await?;
-    let probed = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.health_port);
+    let probed = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.ports.health_port);
     let listener = TcpListener::bind(probed).await.with_context(|| format!("the liveness probe's address {probed}"))?;
     tokio::spawn(liveness::serve(listener, plugin.probe()));
 
     let pods_folder = args.kubelet.join("pods");
-    let moves = Moves::new(node.clone(), client.clone(), credentials.clone(), args.port, pods_folder.clone());
+    let moves = Moves::new(node.clone(), client.clone(), credentials.clone(), args.ports.port, pods_folder.clone());
     let (moving_writer, moving) = watch::channel(None);
     let (hang_up, ended) = HangUp::start()?;
     let exports = Arc::new(Exports {
@@ -237,14 +245,14 @@ async fn start(args: Args) -> anyhow::Result<()> {
         contenders: Mutex::new(BTreeMap::new()),
         withdrawn: Mutex::new(BTreeMap::new()),
     });
-    serve_exports(exports, ended, &credentials, &rescan, args.port).await?;
+    serve_exports(exports, ended, &credentials, &rescan, args.ports.port).await?;
     tokio::spawn(moves::run(moves, moving_writer));
 
     let steps = Arc::new(Steps {
         client: client.clone(),
         root,
         credentials,
-        port: args.port,
+        port: args.ports.port,
         records: records.clone(),
         custody,
         inventory: inventory.clone(),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod agent;
+mod check;
 mod connection;
 mod controller;
 mod hold;
@@ -29,6 +30,8 @@ enum Command {
     Controller(controller::Args),
     /// Publish, export, import and plug the devices of this node
     Agent(agent::Args),
+    /// Tell how this node is, as JSON: what `kubectl usb doctor` runs in the agents' containers
+    Check(check::Args),
     /// Run a virtual machine as the first process of its pod
     Vm(vm::Args),
     /// Wait for a signal: the process of an attachment pod
@@ -44,6 +47,11 @@ fn main() -> ExitCode {
         // Without logging: it would be the larger half of the process.
         Command::Hold => hold::run(),
         Command::Crds => crds(),
+        // Without logging: its output is read by a program.
+        Command::Check(args) => {
+            choose_cryptography();
+            check::run(&args)
+        }
         Command::Controller(args) => prepare().and_then(|()| controller::run(args)),
         Command::Agent(args) => prepare().and_then(|()| agent::run(args)),
         Command::Uninstall(args) => prepare().and_then(|()| uninstall::run(args)),
@@ -61,9 +69,13 @@ fn main() -> ExitCode {
 /// What every long-running command needs: logs, and one cryptography for all TLS.
 fn prepare() -> anyhow::Result<()> {
     logging::init();
+    choose_cryptography();
+    Ok(())
+}
+
+fn choose_cryptography() {
     // Only fails when one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok(())
 }
 
 fn crds() -> anyhow::Result<()> {

@@ -187,6 +187,8 @@ pub(super) fn node_without_vhci(lab: &Lab) -> Result<()> {
     own.is_read(&here)?;
     lent.is_read(&there)?;
     case.wait_refused("here", &foreign.name, "NoFreeUSBIPPort", &["node-2", "vhci-hcd", "modprobe"])?;
+    case.diagnosed("node-2", '·', "kernel", &["module vhci-hcd is missing"])?;
+    case.diagnosed("node-1", '✓', "kernel", &["with all modules"])?;
 
     here.forget();
     node.run(&format!("echo vhci_hcd.0 >{VHCI}/bind"))?;

@@ -54,6 +54,7 @@ pub(super) fn home_node_out_of_reach(lab: &Lab) -> Result<()> {
     case.assign(&near_device, "out-of-reach")?;
     let mut guest = case.vm(VM, "node-2", &[])?;
     let (home, importer) = (lab.node("node-1")?, lab.node("node-2")?);
+    case.diagnosed("node-1", '✓', "reaches", &["node-2 in ", "node-3 in ", " ms"])?;
 
     home.cut_from(importer);
     case.set_devices(VM, &[&far_device])?;
@@ -64,6 +65,8 @@ pub(super) fn home_node_out_of_reach(lab: &Lab) -> Result<()> {
     case.wait_message(VM, &far_device, false, "the agent of node node-1 cannot be called")?;
     let lent = home.run("ls -d /sys/bus/usb/drivers/usbip-host/*-* 2>/dev/null; true")?;
     ensure!(lent.is_empty(), "lent to nobody: {lent}");
+    case.diagnosed("node-2", '✗', "reaches", &["not node-1: ", "took longer than 5s"])?;
+    case.diagnosed("node-3", '✓', "reaches", &["node-1 in ", "node-2 in "])?;
 
     guest.forget();
     home.heal_from(importer);

@@ -3,7 +3,7 @@
 use super::placement::{Absence, absence};
 use super::programs::{AGENT, Past, is_starting, past, pod_on, trouble};
 use super::seen::{Host, PoolSeen, Seen};
-use super::{Check, Finding, Remedy, waiting};
+use super::{Check, Finding, Remedy, inside, waiting};
 use crate::age::age;
 use crate::conditions::{ConditionType, Reason, find};
 use crate::controller::world::{Attachment, NodeDevice};
@@ -21,6 +21,7 @@ fn node(seen: &Seen, name: &NodeName, host: &Host) -> Vec<Finding> {
     if !agent(seen, name, host, &mut found) {
         return found;
     }
+    inside::examine(seen, name, &mut found);
     publishes(seen, name, &mut found);
     ports(seen, name, &mut found);
     devices(seen, name, &mut found);
@@ -94,9 +95,12 @@ fn publishes(seen: &Seen, name: &NodeName, found: &mut Vec<Finding>) {
     let Some(all) = check.asked(&seen.published) else { return };
     let here = all.get(name).cloned().unwrap_or_default();
     let mut well = true;
+    let starting = pod_on(seen, name).is_some_and(|pod| is_starting(pod, seen.now));
     for (pool, what) in [(&here.devices, "devices"), (&here.ports, "USB/IP ports")] {
         let PoolSeen { slices, wanted, unreadable, .. } = pool;
-        if *slices == 0 {
+        if *slices == 0 && starting {
+            check.note(format!("no ResourceSlice of its {what} yet: the agent is starting"), Remedy::AsSaid);
+        } else if *slices == 0 {
             check.bad(format!("no ResourceSlice of its {what}"), look_at_agent(seen, name));
         } else if slices < wanted {
             check.bad(format!("{slices} of {wanted} ResourceSlices of its {what}"), look_at_agent(seen, name));

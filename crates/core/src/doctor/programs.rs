@@ -40,6 +40,9 @@ fn controller(seen: &Seen, found: &mut Vec<Finding>) {
     if let Some((why, remedy)) = pods.clone().find_map(|pod| trouble(pod, CONTROLLER)) {
         return check.bad(format!("{count}: {why}"), remedy);
     }
+    if it.available < it.wanted && pods.clone().any(|pod| is_starting(pod, seen.now)) {
+        return check.note(format!("{count}; the others are starting"), Remedy::AsSaid);
+    }
     if it.available < it.wanted {
         let why = it.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         return check.bad(format!("{count}{why}"), describe);
@@ -55,7 +58,11 @@ fn leader(seen: &Seen, found: &mut Vec<Finding>) {
     let mut check = Check("leader", found);
     let Some(lease) = check.asked(&seen.lease) else { return };
     let describe = Remedy::Describe("lease", "patchbay-controller".to_owned());
+    let mut controllers = seen.controllers.iter().flatten();
     match lease {
+        None if controllers.any(|pod| is_starting(pod, seen.now)) => {
+            check.note("none yet: the controllers are starting", Remedy::AsSaid);
+        }
         None => check.bad("no controller has ever led", Remedy::Describe(CONTROLLER.0, CONTROLLER.1.to_owned())),
         Some(Lease { holder, .. }) if holder.is_empty() => check.bad("none: the last one has ended", describe),
         Some(lease) if seen.now > lease.renewed + lease.lasts + SKEW => {
@@ -75,10 +82,12 @@ fn agents(seen: &Seen, found: &mut Vec<Finding>) {
     let (Some(hosts), Some(_)) = (check.asked(&seen.hosts), check.asked(&seen.agents)) else { return };
     let mut left_out = Vec::new();
     let mut without = Vec::new();
+    let mut starting = Vec::new();
     let mut ready = 0_usize;
     for (name, host) in hosts {
         match pod_on(seen, name) {
             Some(pod) if pod.ready.is_some() => ready += 1,
+            Some(pod) if is_starting(pod, seen.now) => starting.push(name.as_str()),
             Some(_) => without.push(name.as_str()),
             None => match absence(name, host, set) {
                 Absence::Chosen(_) => left_out.push(name.as_str()),
@@ -90,8 +99,14 @@ fn agents(seen: &Seen, found: &mut Vec<Finding>) {
     if !left_out.is_empty() {
         text.push_str(&format!("; not meant for {}", list(&left_out)));
     }
-    if without.is_empty() {
+    if !starting.is_empty() {
+        text.push_str(&format!("; starting on {}", list(&starting)));
+    }
+    if without.is_empty() && starting.is_empty() {
         return check.good(text);
+    }
+    if without.is_empty() {
+        return check.note(text, Remedy::AsSaid);
     }
     check.bad(format!("{text}; not on {}", list(&without)), Remedy::Describe(AGENT.0, AGENT.1.to_owned()));
 }
@@ -143,7 +158,7 @@ pub(super) fn past(pod: &ProgramPod, now: Seconds, workload: Workload) -> Option
     Some(Past::Known(format!("{ago} ago it ended with code {} ({times} restarts): {}", ended.code, ended.words), logs))
 }
 
-/// Whether a pod that is not ready may still become so by itself.
+/// Whether a pod is so young that what it does not do yet may still come by itself.
 pub(super) fn is_starting(pod: &ProgramPod, now: Seconds) -> bool {
-    now - pod.created < STUCK_AFTER
+    pod.trouble.is_none() && !pod.deleting && now - pod.created < STUCK_AFTER
 }

@@ -30,6 +30,12 @@ pub enum Remedy {
     ShowNode(NodeName),
     /// Load the module that makes USB/IP ports.
     LoadVhci(NodeName),
+    /// Load a kernel module, by its name.
+    LoadModule(NodeName, String),
+    /// Look at the requests for certificates of a node.
+    ShowRequests(NodeName),
+    /// Let the agent of one node call that of another.
+    OpenPort(NodeName, NodeName),
     /// See who has the ports.
     ShowPorts,
     /// Ask what holds a device up.

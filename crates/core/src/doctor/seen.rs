@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::conditions::Seconds;
 use crate::controller::World;
 use crate::controller::world::PodTrouble;
 use crate::names::{Namespace, NodeName, PodName};
+use crate::trust::Validity;
 
 /// What was asked; else why it could not be, as a sentence.
 pub type Asked<T> = Result<T, String>;
@@ -55,6 +58,8 @@ pub struct Seen {
     pub devices: Asked<()>,
     /// Devices, ports, claims and attachments.
     pub world: World,
+    /// What nodes with an agent that is ready have told of themselves.
+    pub inside: BTreeMap<NodeName, Asked<Inside>>,
     /// What is being deleted.
     pub leaving: Vec<Leaving>,
     /// The last warning that Kubernetes has told of a pod that waits.
@@ -88,6 +93,7 @@ impl Default for Seen {
             attachments: nothing(),
             devices: nothing(),
             world: World::default(),
+            inside: BTreeMap::new(),
             leaving: Vec::new(),
             warnings: BTreeMap::new(),
         }
@@ -195,6 +201,27 @@ pub struct Host {
     pub taints: Vec<Taint>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its address in the cluster (`InternalIP`), by which agents call each other.
+    pub address: Option<String>,
+}
+
+/// What a node tells of itself: what `patchbay check` prints there, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inside {
+    /// What its clock says.
+    pub now: Seconds,
+    /// Name and release of the kernel, like `Linux 6.1.0-37-amd64`.
+    pub kernel: String,
+    /// Modules that are needed and not there, and why they could not be loaded.
+    pub missing: BTreeMap<String, String>,
+    /// Why the kernel does not take over an encrypted connection; None where it does.
+    pub encrypts: Option<String>,
+    /// Why the kubelet does not reach the driver; None where it does.
+    pub kubelet: Option<String>,
+    /// When its certificate is valid, or why there is none that can be used.
+    pub certificate: Asked<Validity>,
+    /// The agents it was to call, itself among them: after how many microseconds each has answered, or why it has not.
+    pub peers: BTreeMap<NodeName, Asked<u64>>,
 }
 
 /// A pod of a program of ours.

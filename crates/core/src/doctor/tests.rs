@@ -9,8 +9,9 @@ use crate::controller::World;
 use crate::controller::world::{Attachment, DeviceStatus, NodeDevice, Placement, PodState, PodTrouble, Pool, Want};
 use crate::names::{PodName, PodRef};
 use crate::speed::Hub;
+use crate::trust::Validity;
 
-const NOW: Seconds = 1_000_000;
+pub(super) const NOW: Seconds = 1_000_000;
 
 fn pod(name: &str, node: &str) -> ProgramPod {
     ProgramPod {
@@ -29,7 +30,7 @@ fn right(what: &str) -> Right {
     Right { purpose: "list".to_owned(), what: what.to_owned(), allowed: true }
 }
 
-fn well() -> Seen {
+pub(super) fn well() -> Seen {
     let names = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), true)).collect::<BTreeMap<_, _>>();
     let definition = Definition { established: true, served: vec!["v1alpha2".to_owned()], trouble: None };
     let policy = Policy { exists: true, bindings: vec![("patchbay-pods".to_owned(), true)] };
@@ -61,12 +62,25 @@ fn well() -> Seen {
         attachments: Ok(()),
         devices: Ok(()),
         world,
+        inside: [("node-1".into(), Ok(inside()))].into(),
         leaving: vec![],
         warnings: BTreeMap::new(),
     }
 }
 
-fn line(finding: &Finding) -> String {
+pub(super) fn inside() -> Inside {
+    Inside {
+        now: NOW,
+        kernel: "Linux 6.1.0-37-amd64".to_owned(),
+        missing: BTreeMap::new(),
+        encrypts: None,
+        kubelet: None,
+        certificate: Ok(Validity { not_before: NOW - 3_600, not_after: NOW + 82_800 }),
+        peers: [("node-1".into(), Ok(90))].into(),
+    }
+}
+
+pub(super) fn line(finding: &Finding) -> String {
     let (mark, text) = match &finding.state {
         State::Good(text) => ('+', text),
         State::Note(text, _) => ('.', text),
@@ -77,7 +91,7 @@ fn line(finding: &Finding) -> String {
 }
 
 /// What is said of a cluster in which something is otherwise, and all would be well else.
-fn news(change: impl FnOnce(&mut Seen)) -> Vec<String> {
+pub(super) fn news(change: impl FnOnce(&mut Seen)) -> Vec<String> {
     let mut seen = well();
     let before: Vec<_> = examine(&seen).all().map(line).collect();
     change(&mut seen);
@@ -116,6 +130,10 @@ fn where_all_is_well_each_check_says_what_it_has_seen() {
             "+ you may: list",
             "+ node: ready for 2h",
             "+ agent: ready for 2h",
+            "+ kernel: Linux 6.1.0-37-amd64, with all modules",
+            "+ kubelet: knows the driver, and reaches it",
+            "+ certificate: valid for another 23h",
+            "+ reaches: itself; there is no other agent to reach",
             "+ publishes: 0 devices in a ResourceSlice of 10m, 2 USB/IP ports in one of 10m",
             "+ USB/IP ports: 0 of 1 USB 2.0, 0 of 1 USB 3.0 in use",
             "+ waiting: nothing that should have come or gone",
@@ -187,6 +205,29 @@ fn what_is_installed_badly_is_named() {
 }
 
 #[test]
+fn what_was_installed_a_moment_ago_is_not_wrong_yet() {
+    let said = news(|seen| {
+        for pod in [&mut seen.agents, &mut seen.controllers].into_iter().flat_map(|pods| pods.as_mut().unwrap()) {
+            (pod.created, pod.ready) = (NOW - 5, None);
+        }
+        seen.deployment = Ok(Some(Deployment { wanted: 1, ..Deployment::default() }));
+        (seen.lease, seen.published) = (Ok(None), Ok(BTreeMap::new()));
+        seen.inside.clear();
+    });
+    assert_eq!(
+        said,
+        [
+            ". controller: 0 of 1 pods available; the others are starting",
+            ". leader: none yet: the controllers are starting",
+            ". agents: ready on 0 of 1 nodes; starting on node-1",
+            ". agent: starting for 5s",
+            ". publishes: no ResourceSlice of its devices yet: the agent is starting",
+            ". publishes: no ResourceSlice of its USB/IP ports yet: the agent is starting",
+        ]
+    );
+}
+
+#[test]
 fn a_program_that_does_not_run_says_why() {
     let ended = |oom| Ended { at: NOW - 300, code: 137, out_of_memory: oom, words: "no certificate".to_owned() };
     let failing = |seen: &mut Seen, oom| {
@@ -211,7 +252,8 @@ fn a_program_that_does_not_run_says_why() {
     assert_eq!(news(|seen| agent(seen).ready = None), says("x agent: pod agent-x is not ready"));
     // It may still come.
     let young = |seen: &mut Seen| (agent(seen).ready, agent(seen).created) = (None, NOW - 5);
-    assert_eq!(news(young), says(". agent: starting for 5s"));
+    let first = ". agents: ready on 0 of 1 nodes; starting on node-1";
+    assert_eq!(news(young), [first, ". agent: starting for 5s", stale.as_str()]);
 }
 
 #[test]
@@ -340,7 +382,7 @@ fn an_attachment_that_does_not_come_says_what_it_waits_for() {
     assert_eq!(news(unplugged), ["+ devices: 0 of 1 ready, 1 unplugged"]);
 }
 
-fn device(reason: Reason, message: &str) -> NodeDevice {
+pub(super) fn device(reason: Reason, message: &str) -> NodeDevice {
     let (kind, message) = (ConditionType::Ready, message.to_owned());
     NodeDevice {
         uid: "d".into(),

@@ -142,18 +142,7 @@ impl Keeper {
 
     /// The identity that the texts make, or why they do not.
     fn identity(&self) -> Result<Identity, String> {
-        let pair = self.kept.pair.as_ref().ok_or_else(|| format!("this node has no certificate: {}", self.missing))?;
-        let authorities = self.kept.authorities.as_ref();
-        let authorities = authorities.ok_or(
-            "this node does not know yet whom to believe: the controller has to write the ConfigMap patchbay-ca",
-        )?;
-        let identity = Identity::new(authorities, pair, pair).map_err(|error| {
-            format!("the certificate of this node cannot be used: {}; {}", chain(&error), self.missing)
-        })?;
-        if identity.node() != self.node.as_str() {
-            return Err(format!("the certificate is for node {}, and this is {}", identity.node(), self.node));
-        }
-        Ok(identity)
+        identity(&self.node, &self.kept, &self.missing)
     }
 
     fn show(&mut self, identity: Identity) {
@@ -230,6 +219,29 @@ impl Keeper {
     }
 }
 
+/// The identity that the files of a node's agent make, for whoever else is on the node, or why they make none.
+///
+/// # Errors
+/// In words for people.
+pub(crate) fn on(node: &NodeName, state: &Path) -> Result<Identity, String> {
+    identity(node, &Files::new(state).read(), UNANSWERED)
+}
+
+/// The identity that texts make; `missing` is why there is no certificate yet.
+fn identity(node: &NodeName, kept: &Kept, missing: &str) -> Result<Identity, String> {
+    let pair = kept.pair.as_ref().ok_or_else(|| format!("this node has no certificate: {missing}"))?;
+    let authorities = kept
+        .authorities
+        .as_ref()
+        .ok_or("this node does not know yet whom to believe: the controller has to write the ConfigMap patchbay-ca")?;
+    let identity = Identity::new(authorities, pair, pair)
+        .map_err(|error| format!("the certificate of this node cannot be used: {}; {missing}", chain(&error)))?;
+    if identity.node() != node.as_str() {
+        return Err(format!("the certificate is for node {}, and this is {node}", identity.node()));
+    }
+    Ok(identity)
+}
+
 /// The end of what is under way; never, when nothing is.
 async fn wait(asking: &mut Option<BoxFuture<'static, Result<String, String>>>) -> Result<String, String> {
     match asking {
@@ -240,8 +252,7 @@ async fn wait(asking: &mut Option<BoxFuture<'static, Result<String, String>>>) -
 
 /// What the clock says.
 fn now() -> Seconds {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Seconds::try_from(now.as_secs()).unwrap_or(Seconds::MAX)
+    jiff::Timestamp::now().as_second()
 }
 
 /// How long it is until a time.

@@ -349,8 +349,7 @@ pub(super) async fn address(client: &Client, node: &NodeName) -> Result<IpAddr, 
     let found = timeout(API, nodes.get(node.as_str())).await;
     let found =
         found.map_err(|_| "the API server does not answer".to_owned())?.map_err(|e| format!("node {node}: {e}"))?;
-    let addresses = found.status.and_then(|s| s.addresses).unwrap_or_default();
-    let internal = addresses.into_iter().find(|a| a.type_ == "InternalIP").map(|a| a.address);
+    let internal = patchbay_api::node::address(&found);
     let internal = internal.ok_or_else(|| format!("node {node} has no InternalIP address"))?;
     internal.parse().map_err(|_| format!("node {node} has the odd address {internal:?}"))
 }
@@ -372,7 +371,7 @@ pub(super) fn publish<T: PartialEq>(to: &watch::Sender<T>, value: T) {
 }
 
 /// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,0 +1,87 @@
+//! What nodes tell of themselves: `patchbay check`, run in the containers of their agents.
+//!
+//! An agent that has something to say is asked through the API server, as `kubectl exec` does it; whoever may not do that goes
+//! without, and is told so. Nothing else of the doctor waits for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{StreamExt, TryFutureExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::AttachParams;
+use kube::{Api, Error};
+use patchbay_api::installation::{AGENT, NAMESPACE};
+use patchbay_core::doctor::Seen;
+use patchbay_core::doctor::seen::{Asked, Inside, ProgramPod};
+use patchbay_core::names::NodeName;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use crate::connection::Cluster;
+
+/// How many are asked at a time: each calls all others.
+const AT_ONCE: usize = 8;
+
+/// For one of them to look at its node and to call all others.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Longest answer, in bytes: some hundred for each other node.
+const MOST: u64 = 4 << 20;
+
+/// Why nobody has to be asked a second time.
+const FORBIDDEN: u16 = 403;
+
+/// Asks each node that is ready and has an agent that is.
+pub(crate) async fn ask(cluster: &Cluster, seen: &Seen) -> BTreeMap<NodeName, Asked<Inside>> {
+    let hosts = seen.hosts.iter().flatten();
+    let ready = |node: &NodeName| hosts.clone().any(|(name, host)| name == node && host.ready);
+    let agents = seen.agents.iter().flatten();
+    let agents = agents.filter(|pod| pod.ready.is_some() && !pod.deleting);
+    let agents: BTreeMap<&NodeName, &ProgramPod> =
+        agents.filter_map(|pod| Some((pod.node.as_ref().filter(|node| ready(node))?, pod))).collect();
+    let address = |node: &NodeName| hosts.clone().find(|(name, _)| *name == node)?.1.address.clone();
+    let peers = agents.keys().filter_map(|node| Some(format!("--peer={node}={}", address(node)?)));
+    let command: Vec<String> = ["/patchbay".to_owned(), "check".to_owned()].into_iter().chain(peers).collect();
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), NAMESPACE);
+    let (pods, command) = (&pods, &command);
+    let answers = stream::iter(agents).map(|(node, pod)| async move {
+        let answer = timeout(DEADLINE, run(pods, pod, command));
+        let late = |_| Err(format!("the agent has not told how its node is within {} s", DEADLINE.as_secs()));
+        (node.clone(), answer.unwrap_or_else(late).await)
+    });
+    answers.buffer_unordered(AT_ONCE).collect().await
+}
+
+/// Runs the check in the pod of an agent.
+async fn run(pods: &Api<Pod>, pod: &ProgramPod, command: &[String]) -> Asked<Inside> {
+    let params = AttachParams::default().container(AGENT).stdin(false).stdout(true).stderr(true);
+    let process = pods.exec(pod.name.as_str(), command, &params).await;
+    let mut process = process.map_err(|error| refusal(&error))?;
+    let (said, errors) = (process.stdout(), process.stderr());
+    let read = |stream: Option<_>| async move {
+        let mut text = String::new();
+        if let Some(stream) = stream {
+            // What has come before a connection broke is all there is.
+            let _ = AsyncReadExt::take(stream, MOST).read_to_string(&mut text).await;
+        }
+        text
+    };
+    let (said, errors) = futures::join!(read(said), read(errors));
+    serde_json::from_str(&said).map_err(|_| nonsense(&errors))
+}
+
+/// Why nothing was run.
+fn refusal(error: &Error) -> String {
+    match error {
+        Error::Api(status) if status.code == FORBIDDEN => {
+            format!("cannot ask the agent, which takes the right to create pods/exec in namespace {NAMESPACE}")
+        }
+        error => format!("cannot ask the agent: {error}"),
+    }
+}
+
+/// Why what was run has not told what was asked.
+fn nonsense(errors: &str) -> String {
+    let last = errors.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it has said nothing that can be read");
+    format!("the agent does not tell how its node is; its version may be an older one: {last}")
+}
