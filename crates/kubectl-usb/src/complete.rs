@@ -1,32 +1,71 @@
-//! What kubectl offers when somebody presses Tab behind `kubectl usb`: commands, flags, and values that are fixed.
+//! What kubectl offers when somebody presses Tab behind `kubectl usb`: commands, flags, values that are fixed, and names.
 //!
 //! kubectl runs `kubectl_complete-usb` with the words so far, the last one unfinished. It reads one candidate a line, a tab and
 //! what it is for, and after them how to go on: [`NOTHING_ELSE`] or [`FILES`].
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::{Arg, Command};
 
+use crate::args::Connection;
+
 /// The program's name when it shall complete.
 pub(crate) const NAME: &str = "kubectl_complete-usb";
+
+/// Nobody waits longer for a name than it takes to type it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Names of files are no candidates.
 const NOTHING_ELSE: &str = ":4";
 /// Names of files are.
 const FILES: &str = ":0";
 
-/// The candidates for the last word, for kubectl.
-pub(crate) fn answer(mut command: Command, words: &[String]) -> String {
+/// Names that the cluster has, or the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// Of devices.
+    Devices,
+    /// Of virtual machines in the namespace.
+    Machines,
+    /// Of both, those of machines with `vm/` before them.
+    DevicesAndMachines,
+    /// Of namespaces.
+    Namespaces,
+    /// Reasons of conditions and Events.
+    Reasons,
+}
+
+/// The candidates for the last word, for kubectl. `names` tells those that the line cannot know, of the cluster that the line is
+/// about.
+pub(crate) fn answer(
+    mut command: Command,
+    words: &[String],
+    names: impl FnOnce(Names, Connection) -> Vec<String>,
+) -> String {
     // Gives the subcommands what is global.
     command.build();
     let (last, before) = words.split_last().map_or(("", [].as_slice()), |(last, before)| (last.as_str(), before));
     let mut at = &command;
     let mut flag: Option<&Arg> = None;
+    let mut positionals = 0;
+    let mut connection = Connection { namespace: None, context: None, kubeconfig: None, request_timeout: PATIENCE };
     for word in before {
-        let found = flag.is_none().then(|| at.find_subcommand(word)).flatten();
         // The word behind a flag that takes a value is that value.
-        flag = if flag.is_some() { None } else { flags(at).find(|flag| takes_a_value(flag) && is_called(flag, word)) };
-        at = found.unwrap_or(at);
+        if let Some(flag) = flag.take() {
+            match flag.get_id().as_str() {
+                "namespace" => connection.namespace = Some(word.clone()),
+                "context" => connection.context = Some(word.clone()),
+                "kubeconfig" => connection.kubeconfig = Some(word.into()),
+                _ => {}
+            }
+        } else if word.starts_with('-') {
+            flag = flags(at).find(|flag| takes_a_value(flag) && is_called(flag, word));
+        } else if let Some(found) = at.find_subcommand(word) {
+            at = found;
+        } else {
+            positionals += 1;
+        }
     }
     let mut answer = String::new();
     let mut offer = |word: &str, about: String| {
@@ -36,20 +75,38 @@ pub(crate) fn answer(mut command: Command, words: &[String]) -> String {
         }
     };
     let text = |about: Option<&clap::builder::StyledStr>| about.map(ToString::to_string).unwrap_or_default();
-    if let Some(flag) = flag {
-        let values = flag.get_possible_values();
-        values.iter().for_each(|value| offer(value.get_name(), text(value.get_help())));
-        let path = flag.get_value_names().is_some_and(|names| names.iter().any(|name| name.as_str() == "FILE"));
-        return answer + if path { FILES } else { NOTHING_ELSE } + "\n";
-    }
-    if last.starts_with('-') {
+    if flag.is_none() && last.starts_with('-') {
         for flag in flags(at).filter(|flag| !flag.is_hide_set()) {
             flag.get_long().into_iter().for_each(|long| offer(&format!("--{long}"), text(flag.get_help())));
         }
-    } else {
-        at.get_subcommands().for_each(|command| offer(command.get_name(), text(command.get_about())));
+        return answer + NOTHING_ELSE + "\n";
     }
-    answer + NOTHING_ELSE + "\n"
+    let Some(wanted) = flag.or_else(|| at.get_positionals().nth(positionals)) else {
+        at.get_subcommands().for_each(|command| offer(command.get_name(), text(command.get_about())));
+        return answer + NOTHING_ELSE + "\n";
+    };
+    let values = wanted.get_possible_values();
+    values.iter().for_each(|value| offer(value.get_name(), text(value.get_help())));
+    let of = kind(wanted).map(|kind| names(kind, connection)).unwrap_or_default();
+    of.iter().for_each(|name| offer(name, String::new()));
+    answer + if is_value(wanted, "FILE") { FILES } else { NOTHING_ELSE } + "\n"
+}
+
+/// What an argument names.
+fn kind(wanted: &Arg) -> Option<Names> {
+    let kinds = [
+        ("DEVICE", Names::Devices),
+        ("VM", Names::Machines),
+        ("DEVICE|VM", Names::DevicesAndMachines),
+        ("NAMESPACE", Names::Namespaces),
+        ("REASON", Names::Reasons),
+    ];
+    let of_value = kinds.into_iter().find(|(value, _)| is_value(wanted, value)).map(|(_, kind)| kind);
+    of_value.or((wanted.get_id() == "namespace").then_some(Names::Namespaces))
+}
+
+fn is_value(argument: &Arg, name: &str) -> bool {
+    argument.get_value_names().is_some_and(|names| names.iter().any(|value| value.as_str() == name))
 }
 
 fn flags(command: &Command) -> impl Iterator<Item = &Arg> {
@@ -74,7 +131,10 @@ mod tests {
 
     fn offered(words: &[&str]) -> (Vec<String>, String) {
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
-        let answer = answer(Args::command(), &words);
+        let names = |kind, connection: Connection| {
+            vec![format!("{kind:?}-of-{}", connection.namespace.unwrap_or_default()), "other".to_owned()]
+        };
+        let answer = answer(Args::command(), &words, names);
         let mut lines: Vec<_> =
             answer.lines().map(|line| line.split('\t').next().unwrap_or_default().to_owned()).collect();
         let end = lines.pop().unwrap();
@@ -91,8 +151,16 @@ mod tests {
             (&["list", "--al"], &["--all-namespaces"]),
             (&["attach", "--wa"], &["--wait"]),
             (&["attach", "--kubec"], &["--kubeconfig"]),
-            (&["attach", "webcam", ""], &[]),
-            (&["list", "--namespace", ""], &[]),
+            (&["attach", "--timeout", ""], &[]),
+            (&["list", ""], &[]),
+            (&["attach", "De"], &["Devices-of-"]),
+            (&["attach", "webcam", "Ma"], &["Machines-of-"]),
+            (&["-n", "blue", "attach", "--wait", "webcam", "Ma"], &["Machines-of-blue"]),
+            (&["assign", "webcam", "Na"], &["Namespaces-of-"]),
+            (&["list", "--namespace", "Na"], &["Namespaces-of-"]),
+            (&["why", "-n", "blue", ""], &["DevicesAndMachines-of-blue", "other"]),
+            (&["explain", "Re"], &["Reasons-of-"]),
+            (&["attach", "webcam", "linux-vm", ""], &[]),
         ] {
             let (words_offered, end) = offered(words);
             assert_eq!(

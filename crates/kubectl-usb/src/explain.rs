@@ -1,5 +1,7 @@
 //! `explain`: what a reason means and what to do, from the catalogue.
 
+use std::collections::BTreeSet;
+
 use patchbay_core::messages::{self, Entry, NodeEntry, PodEntry};
 
 use crate::Answer;
@@ -18,6 +20,11 @@ pub(crate) fn explain(reason: Option<&str>) -> Result<Answer, Failure> {
         return Err(Failure::Unfit(format!("Patchbay gives no reason {reason}"), advice));
     }
     Ok(Answer { text: texts.join("\n"), ..Answer::default() })
+}
+
+/// All reasons, each once.
+pub(crate) fn reasons() -> Vec<String> {
+    all().map(|said| said.reason.to_owned()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// A reason, wherever it is given.

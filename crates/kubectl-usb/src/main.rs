@@ -40,6 +40,7 @@ mod inside;
 mod inspect;
 mod list;
 mod look;
+mod names;
 mod nodes;
 mod progress;
 mod scrub;
@@ -73,16 +74,20 @@ const HELD_UP: u8 = 3;
 const UNASKED: u8 = 2;
 
 fn main() -> ExitCode {
+    // Only fails when one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     if let Some(words) = to_complete(std::env::args()) {
-        let text = complete::answer(args::Args::command(), &words);
+        let names = |kind, connection| {
+            runtime.as_ref().map(|runtime| runtime.block_on(names::of(kind, &connection))).unwrap_or_default()
+        };
+        let text = complete::answer(args::Args::command(), &words, names);
         return say(&Answer { text, ..Answer::default() })
             .map_or_else(|failure| fail(&failure, None), |()| ExitCode::SUCCESS);
     }
     let args = args::Args::parse();
     let failed = matches!(args.command, args::Command::Doctor).then_some(UNASKED);
-    // Only fails when one is installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::Output(error), failed),
     };

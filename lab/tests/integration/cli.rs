@@ -266,6 +266,15 @@ fn people_who_attach_at_the_same_moment_do_not_undo_each_other_and_slips_are_exp
     listed.sort_unstable();
     assert_eq!(listed, ["a", "b", "c", "d", "first"]);
 
+    let completed = |line: &str| {
+        let mut command = Command::new(stage.parts().kubectl_usb.as_path());
+        std::os::unix::process::CommandExt::arg0(&mut command, "kubectl_complete-usb");
+        let output = command.args(line.split(' ')).env("KUBECONFIG", &it.kubeconfig).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(completed("-n blue attach webcam lin"), "linux-vm\t\n:4\n");
+    assert_eq!(completed("list -n bl"), "blue\t\n:4\n");
+
     let said = it.run("detach z linux-vm -n blue");
     assert!(said.text.starts_with("z is not on the list of virtual machine linux-vm, which lists "), "{}", said.text);
     let said = it.run("attach a linux-vm -n blue");
