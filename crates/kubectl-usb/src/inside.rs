@@ -4,6 +4,7 @@
 //! without, and is told so. Nothing else of the doctor waits for it.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::{StreamExt, TryFutureExt, stream};
@@ -18,9 +19,13 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::connection::Cluster;
+use crate::style::aside;
 
 /// How many are asked at a time: each calls all others.
 const AT_ONCE: usize = 8;
+
+/// What takes longer is said to be under way.
+const UNNOTICED: Duration = Duration::from_secs(2);
 
 /// For one of them to look at its node and to call all others.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -44,12 +49,20 @@ pub(crate) async fn ask(cluster: &Cluster, seen: &Seen) -> BTreeMap<NodeName, As
     let command: Vec<String> = ["/patchbay".to_owned(), "check".to_owned()].into_iter().chain(peers).collect();
     let pods: Api<Pod> = Api::namespaced(cluster.client(), NAMESPACE);
     let (pods, command) = (&pods, &command);
+    let asking = format!("asking the agents of {} nodes how these are, and whom they reach", agents.len());
     let answers = stream::iter(agents).map(|(node, pod)| async move {
         let answer = timeout(DEADLINE, run(pods, pod, command));
         let late = |_| Err(format!("the agent has not told how its node is within {} s", DEADLINE.as_secs()));
         (node.clone(), answer.unwrap_or_else(late).await)
     });
-    answers.buffer_unordered(AT_ONCE).collect().await
+    let mut answers = pin!(answers.buffer_unordered(AT_ONCE).collect());
+    match timeout(UNNOTICED, &mut answers).await {
+        Ok(answers) => answers,
+        Err(_) => {
+            aside(&format!("{asking} ..."));
+            answers.await
+        }
+    }
 }
 
 /// Runs the check in the pod of an agent.

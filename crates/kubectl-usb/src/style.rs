@@ -1,4 +1,6 @@
-//! Colours. Whatever is printed goes through `anstream`, which leaves them away where there is no terminal.
+//! Colours, and what is said beside. Whatever is printed goes through `anstream`, which leaves them away where there is no terminal.
+
+use std::io::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
@@ -14,6 +16,11 @@ pub(crate) const FAINT: Style = Style::new().dimmed();
 pub(crate) const STRONG: Style = Style::new().bold();
 /// As text is.
 pub(crate) const PLAIN: Style = Style::new();
+
+/// Says something while somebody waits, on the standard error. Nobody has to hear it.
+pub(crate) fn aside(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
 
 /// Text in a style.
 pub(crate) fn paint(style: Style, text: &str) -> String {

@@ -17,6 +17,7 @@ use crate::connection::Cluster;
 use crate::failure::{Failure, innermost};
 use crate::follow::Follow;
 use crate::list::Row;
+use crate::style::aside;
 
 /// Follows one device, or all, until somebody ends it.
 pub(super) async fn watch(cluster: &Cluster, device: Option<&str>) -> Result<Answer, Failure> {
@@ -33,18 +34,13 @@ async fn follow(cluster: &Cluster, device: Option<&str>) -> Result<Answer, Failu
         match cluster.list_all::<NodeUSBDevice>(&ListParams::default().limit(1)).await {
             Ok(_) => return changes(Api::<NodeUSBDevice>::all(cluster.client()), device).await,
             Err(failure) if failure.is_forbidden() => {
-                say(&format!("You may not see all devices of the cluster: these are of namespace {namespace}."));
+                aside(&format!("You may not see all devices of the cluster: these are of namespace {namespace}."));
             }
             Err(failure) => return Err(failure),
         }
     }
     cluster.list::<USBDevice>(Some(namespace), &ListParams::default().limit(1)).await?;
     changes(Api::<USBDevice>::namespaced(cluster.client(), namespace), device).await
-}
-
-/// What is said beside the lines. Nobody has to hear it.
-fn say(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 async fn changes<K>(api: Api<K>, device: Option<&str>) -> Result<Answer, Failure>
@@ -74,7 +70,7 @@ where
                     Event::Delete(object) => follow.gone(&object.name_any(), Timestamp::now()),
                     Event::InitDone => {
                         if !begun && follow.is_empty() {
-                            say(&nothing(device));
+                            aside(&nothing(device));
                         }
                         begun = true;
                         follow.end(Timestamp::now())
@@ -89,7 +85,7 @@ where
             Err(error) => {
                 let why = innermost(&error);
                 if why != trouble {
-                    say(&format!("Nothing can be seen at the moment: {why}; trying again."));
+                    aside(&format!("Nothing can be seen at the moment: {why}; trying again."));
                     trouble = why;
                 }
                 String::new()

@@ -1,7 +1,6 @@
 //! `sysdump`. What cannot be fetched costs itself and nothing else.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -25,6 +24,7 @@ use crate::connection::Cluster;
 use crate::failure::Failure;
 use crate::look::everything;
 use crate::scrub::Containers;
+use crate::style::aside;
 use crate::{Answer, doctor, inspect, look, sysdump, tree};
 
 /// The most lines of a log, from its end.
@@ -70,11 +70,6 @@ pub(super) async fn sysdump(cluster: &Cluster, output: Option<&Path>) -> Result<
     };
     let text = format!("{} ({} KiB)\n", path.display(), length.div_ceil(1024));
     Ok(Answer { text, note, code: 0 })
-}
-
-/// Nobody has to hear it.
-fn say(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 type Written = std::io::Result<()>;
@@ -151,7 +146,7 @@ impl Dump<'_> {
         items.extend(sysdump::list(&others, Containers::Theirs));
         self.about::<Pod>(&pods);
         self.about::<Pod>(&others);
-        say(&format!("pods: {}", items.len()));
+        aside(&format!("pods: {}", items.len()));
         self.archive.add("objects/pods.yaml", sysdump::file(&items).as_bytes())?;
         for pod in &programs {
             self.logs(pod).await?;
@@ -180,7 +175,7 @@ impl Dump<'_> {
                 let what = format!("read the {ending} of pod {name}");
                 let log = self.cluster.ask(&what, api.logs(&name, &params)).await;
                 if let Some(log) = self.got(&format!("logs of pod {name}"), log) {
-                    say(&format!("{ending} of pod {name}: {} lines", log.lines().count()));
+                    aside(&format!("{ending} of pod {name}: {} lines", log.lines().count()));
                     self.archive.add(&format!("logs/{name}/{of}.{ending}"), log.as_bytes())?;
                 }
             }
@@ -196,7 +191,7 @@ impl Dump<'_> {
             let all = self.list::<Event>(Some(namespace), &everything()).await;
             events.extend(all.into_iter().filter(|event| sysdump::is_about(event, &self.subjects)));
         }
-        say(&format!("events: {}", events.len()));
+        aside(&format!("events: {}", events.len()));
         self.archive.add("events.yaml", sysdump::file(&sysdump::list(&events, Containers::Ours)).as_bytes())
     }
 
@@ -220,7 +215,7 @@ impl Dump<'_> {
 
     fn write<K: Resource<DynamicType = ()>>(&mut self, objects: &[DynamicObject], containers: Containers) -> Written {
         let kind = K::plural(&());
-        say(&format!("{kind}: {}", objects.len()));
+        aside(&format!("{kind}: {}", objects.len()));
         self.about::<K>(objects);
         let text = sysdump::file(&sysdump::list(objects, containers));
         self.archive.add(&format!("objects/{kind}.yaml"), text.as_bytes())
@@ -261,7 +256,7 @@ impl Dump<'_> {
         answer
             .map_err(|failure| {
                 let problem = format!("{what}: {failure}");
-                say(&problem);
+                aside(&problem);
                 self.problems.push(problem + "\n");
             })
             .ok()
