@@ -12,6 +12,7 @@
 //! | [`importer`] | what the agent does on the node where a device is used |
 //! | [`migration`] | what the agents do when a machine moves to another node |
 //! | [`host_use`] | what a device that its own node uses is kept from |
+//! | [`containers`] | what becomes of the device nodes that containers have |
 //! | [`custody`] | when the drivers of its node have a device that is lent to nobody |
 //! | [`doctor`] | what is wrong with an installation |
 //! | [`home`] | who may have a device, and when it goes back to its host driver |
@@ -23,6 +24,7 @@
 
 pub mod age;
 pub mod conditions;
+pub mod containers;
 pub mod controller;
 pub mod crowd;
 pub mod custody;

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::{Api, Client};
 use patchbay_api::claim;
+use patchbay_core::containers::{self, Nodes};
 use patchbay_core::importer::{Reach, Source};
 use patchbay_core::names::{NodeName, Uid};
 use patchbay_dra::{DeviceHealth, HealthState, Journal, Record, Records as JournalRecords};
@@ -55,13 +56,6 @@ struct Renewed {
     since: jiff::Timestamp,
 }
 
-/// How a claim's device is.
-enum Now {
-    InReach,
-    Renewed,
-    Away(String),
-}
-
 /// Runs for ever.
 pub(super) async fn run(mut upkeep: Upkeep) {
     let mut journal = upkeep.journal.watch();
@@ -74,9 +68,9 @@ pub(super) async fn run(mut upkeep: Upkeep) {
         let mut health = Vec::new();
         for (uid, record) in records.prepared() {
             let Some(pod) = PodUse::of_record(&upkeep.node, uid, record) else { continue };
-            let now = upkeep.look(uid, record, &pod, reach.get(&Uid::new(uid)), &mut renewed).await;
-            health.extend(report(record, &pod, &now));
-            if matches!(now, Now::InReach) {
+            let nodes = upkeep.look(uid, record, &pod, reach.get(&Uid::new(uid)), &mut renewed).await;
+            health.extend(report(record, &pod, &nodes));
+            if nodes == Nodes::InReach {
                 in_reach.insert(Uid::new(uid), pod.source);
             }
         }
@@ -99,29 +93,21 @@ impl Upkeep {
         pod: &PodUse,
         reach: Option<&Reach>,
         renewed: &mut BTreeMap<String, Renewed>,
-    ) -> Now {
-        let given = serde_json::from_value::<Given>(record.data.clone()).ok();
-        let address = match reach {
-            Some(Reach::Here(address)) => *address,
-            Some(Reach::Away(why)) => return Now::Away(why.clone()),
-            None => return Now::Away("the agent has just started".to_owned()),
-        };
-        if given.as_ref().is_some_and(|g| g.address == address) {
-            renewed.remove(uid);
-            return Now::InReach;
-        }
-        match renewed.get(uid).filter(|r| r.given.address == address) {
-            Some(known) => {
-                if restarted(&self.client, record, known.since).await == Some(true) {
-                    let data = serde_json::to_value(&known.given).unwrap_or_default();
-                    if self.journal.set_data(uid, data).await.is_ok() {
-                        tracing::info!(device = %pod.device(), claim = record.name, "its container was restarted and has the device again");
-                        renewed.remove(uid);
-                        return Now::InReach;
-                    }
+    ) -> Nodes {
+        let given = serde_json::from_value::<Given>(record.data.clone()).ok().map(|given| given.address);
+        let known = renewed.get(uid);
+        let nodes = containers::nodes(reach, given, known.map(|known| known.given.address));
+        match (&nodes, known) {
+            (Nodes::InReach, _) => drop(renewed.remove(uid)),
+            (Nodes::Written, Some(known)) if restarted(&self.client, record, known.since).await == Some(true) => {
+                let data = serde_json::to_value(&known.given).unwrap_or_default();
+                if self.journal.set_data(uid, data).await.is_ok() {
+                    tracing::info!(device = %pod.device(), claim = record.name, "its container was restarted and has the device again");
+                    renewed.remove(uid);
+                    return Nodes::InReach;
                 }
             }
-            None => match self.containers.write(uid, pod, address).await {
+            (Nodes::Outdated(address), _) => match self.containers.write(uid, pod, *address).await {
                 Ok((_, given)) => {
                     tracing::info!(device = %pod.device(), claim = record.name, %address, "back under another number: its container has to be restarted");
                     renewed.insert(uid.to_owned(), Renewed { given, since: jiff::Timestamp::now() });
@@ -130,20 +116,21 @@ impl Upkeep {
                     tracing::warn!(device = %pod.device(), claim = record.name, %error, "CDI file not renewed")
                 }
             },
+            (Nodes::Written | Nodes::Away(_), _) => {}
         }
-        Now::Renewed
+        nodes
     }
 }
 
 /// What the kubelet is told.
-fn report(record: &Record, pod: &PodUse, now: &Now) -> Option<DeviceHealth> {
+fn report(record: &Record, pod: &PodUse, nodes: &Nodes) -> Option<DeviceHealth> {
     let device = record.allocated.iter().find(|d| d.device == pod.device().as_str())?;
-    let (state, message) = match now {
-        Now::InReach => (HealthState::Healthy, String::new()),
-        Now::Renewed => {
+    let (state, message) = match nodes {
+        Nodes::InReach => (HealthState::Healthy, String::new()),
+        Nodes::Outdated(_) | Nodes::Written => {
             (HealthState::Unhealthy, "it was away and is back: restart the container to give it the device".to_owned())
         }
-        Now::Away(why) => (HealthState::Unhealthy, why.clone()),
+        Nodes::Away(why) => (HealthState::Unhealthy, why.clone()),
     };
     Some(DeviceHealth { pool: device.pool.clone(), device: device.device.clone(), state, message })
 }
