@@ -5,8 +5,10 @@
 //! 1. [`attach`]: the list of the machine's devices is changed, and the guest says when it sees the device;
 //! 2. [`cable`]: a stick is plugged in, and a watch says when its `NodeUSBDevice` is ready;
 //! 3. [`processes`]: what our processes use while nothing happens;
-//! 4. [`moves`]: the machine goes around the nodes, and the guest says for how long it is without the device;
-//! 5. [`byhand`]: our processes are removed, and the same stick goes into the same guest with the stock tools.
+//! 4. [`replug`]: the cable is pulled and put back, and the guest says when it sees the device again;
+//! 5. [`data`]: a guest says how fast it reads a disk of another node and one of its own;
+//! 6. [`moves`]: the machine goes around the nodes, and the guest says for how long it is without the device;
+//! 7. [`byhand`]: our processes are removed, and the same stick and disk go into the same guest with the stock tools.
 //!
 //! All times are in the time of one clock, the lab's: those of the nodes are compared with it ([`probe::skew`]).
 //! [`steps`] takes an attachment apart with what the API server's audit log, the agents' logs and the kernels say.
@@ -29,11 +31,13 @@ mod audit;
 mod byhand;
 mod cable;
 mod clock;
+mod data;
 mod figures;
 mod moves;
 mod pressure;
 mod probe;
 mod processes;
+mod replug;
 mod steps;
 
 use clock::Clock;
@@ -43,7 +47,7 @@ use steps::Records;
 /// The lab that they need.
 pub const NEEDS: Needs = Needs { nodes: 3, ..Needs::ORDINARY };
 /// How often each thing is done. One time more is not counted: the first finds cold caches and modules not loaded.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 30;
 const NAMESPACE: &str = "bench";
 const VM: &str = "linux-vm";
 const HOME: &str = "node-1";
@@ -63,7 +67,8 @@ fn measure(lab: &Lab) -> Result<()> {
     let skews_before = skews(lab, &clock)?;
     let case = Case::begin(lab, NAMESPACE)?;
     let mut guest = step("starting a virtual machine on node-2", || case.vm(VM, IMPORTER, &[]))?;
-    let (device, _) = case.plug(HOME, &Stick::new("bench"))?;
+    let stick = Stick::new("bench");
+    let (device, _) = case.plug(HOME, &stick)?;
     case.assign(&device, NAMESPACE)?;
     let (ours, busy) =
         step("attaching and detaching", || pressure::during(|| attach::rounds(&case, &mut guest, &device, &clock)))?;
@@ -71,10 +76,13 @@ fn measure(lab: &Lab) -> Result<()> {
     let records = Records::read(lab, &clock)?;
     let cable = step("plugging sticks in", || cable::rounds(lab, &clock))?;
     let processes = step("watching our processes do nothing", || processes::idle(lab))?;
+    let replug =
+        step("pulling the cable and putting it back", || replug::rounds(&case, &mut guest, &stick, &device, &clock))?;
+    let (data, disk) = step("reading a disk", || data::paths(&case, &mut guest))?;
     let moves = step("moving the machine", || moves::rounds(&case, &mut guest, &device, &clock))?;
-    let place = device_place(lab, &device)?;
+    let (place, place_of_disk) = (device_place(lab, &device)?, device_place(lab, &disk)?);
     let (hand, busy_by_hand) = step("removing our processes and doing the same by hand", || {
-        pressure::during(|| byhand::rounds(&case, &mut guest, &place, &clock))
+        pressure::during(|| byhand::rounds(&case, &mut guest, (&place, &place_of_disk), &clock))
     })?;
 
     let (breakdown, by_step) = steps::breakdown(&records, &ours);
@@ -82,21 +90,30 @@ fn measure(lab: &Lab) -> Result<()> {
     let times = |of: fn(&attach::Round) -> Duration| -> Times { ours.iter().map(of).collect() };
     let (attach, detach) = (times(attach::Round::attach), times(attach::Round::detach));
     // A person at the nodes' own keyboards would not wait for the lab to bring two commands to them.
-    let added = attach.median() - (hand.attach.median() - 2.0 * hand.command.median());
+    let by_hand = hand.attach.median() - 2.0 * hand.command.median();
+    let added = attach.median() - by_hand;
     let mut rows = vec![
         Row::times("attach: list changed -> guest sees the device", &attach),
         Row::times("  the same by hand: bind, usbip attach, QMP", &hand.attach),
         Row::times("  of that, for each of its two commands: getting it to the node", &hand.command),
         Row::figure("  added by our control path (medians, without those)", added, "ms").at_most(300.0),
-        Row::times("detach: list changed -> guest sees it go", &detach),
+        Row::times("detach: list changed -> guest sees it go", &detach).at_most(150.0),
         Row::times("  the same by hand: device_del", &hand.detach),
         Row::times("cable in -> NodeUSBDevice ready", &cable.total).at_most(100.0),
         Row::times("  the kernel alone: until its uevent", &cable.kernel),
         Row::times("  ours: from the uevent on", &cable.ours).at_most(100.0),
+        Row::times("cable put back -> guest sees the device again", &replug),
+        Row::figure(
+            "  more than the kernel takes, and an attach by hand",
+            replug.median() - cable.kernel.median() - by_hand,
+            "ms",
+        )
+        .at_most(200.0),
         Row::figure("API writes of one attach and detach", cycle.writes, "").at_most(12.0),
         Row::figure("  Events told besides", cycle.told, ""),
     ];
     rows.extend(moves.iter().flat_map(moves::Moves::rows));
+    rows.extend(data.rows(&hand.disk));
     rows.extend(processes.iter().flat_map(processes::Process::rows));
     println!("\n{}", table(&format!("Patchbay on this machine, {ROUNDS} rounds each"), &rows));
     println!("{}", table("Where an attach spends its time (each step from the end of the one before)", &breakdown));
@@ -128,7 +145,7 @@ fn measure(lab: &Lab) -> Result<()> {
             "rows": rows,
             "attach_ms": attach, "detach_ms": detach, "attach_steps_ms": by_step,
             "by_hand": hand, "cable": cable, "api_writes_per_cycle": cycle.by,
-            "migrations": moves, "processes": processes, "clock_drift_ms": drift,
+            "replug_ms": replug, "data": data, "migrations": moves, "processes": processes, "clock_drift_ms": drift,
         }),
     )
 }

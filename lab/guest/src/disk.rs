@@ -28,6 +28,9 @@ static DISKS: AtomicU32 = AtomicU32::new(0);
 /// Time from one line about them to the next.
 const REPORT: Duration = Duration::from_secs(1);
 
+/// How many blocks are read to know how long one takes.
+const MEASURED: usize = 200;
+
 /// What is written of a disk that is written once: where, and how many bytes.
 const REGION: (u64, usize) = (1 << 20, 1 << 20);
 
@@ -40,6 +43,8 @@ pub(crate) enum Use {
     WriteOnce,
     /// Each of the later reads is followed by a write of something new, which nobody else would write.
     Rewrite,
+    /// It is read as fast as it can be, and how fast that is is told.
+    Measure,
 }
 
 impl Use {
@@ -48,6 +53,7 @@ impl Use {
         match product {
             Some("Scratch Disk") => Self::WriteOnce,
             Some("Ledger Disk") => Self::Rewrite,
+            Some("Bench Disk") => Self::Measure,
             _ => Self::Read,
         }
     }
@@ -84,6 +90,11 @@ fn read(name: &str, serial: &str, size: u64, purpose: Use, stop: &AtomicBool) ->
     }
     let mut tally = Tally::default();
     let mut chance = Chance(size ^ 0x9e37_79b9_7f4a_7c15);
+    while purpose == Use::Measure && !stop.load(Ordering::Relaxed) {
+        let small = time_of_block(&disk, blocks.len(), &mut buffer, &mut chance)?;
+        let rate = rate(&disk, size, &mut buffer)?;
+        tell!("disk {name} measured block_us={} bytes_per_second={rate}", small.as_micros());
+    }
     let mut novelty = Chance(seed());
     let mut reported = Instant::now();
     DISKS.fetch_add(1, Ordering::Relaxed);
@@ -117,6 +128,30 @@ fn whole(disk: &File, size: u64, buffer: &mut Buffer) -> io::Result<(String, Vec
         at += u64::try_from(want).map_err(io::Error::other)?;
     }
     Ok((hex(&checksum.finalize()), blocks))
+}
+
+/// How long one block takes: the median of many.
+fn time_of_block(disk: &File, count: usize, buffer: &mut Buffer, chance: &mut Chance) -> io::Result<Duration> {
+    let mut times = Vec::with_capacity(MEASURED);
+    for _ in 0..MEASURED {
+        let (at, begin) = (place(chance.index(count))?, Instant::now());
+        disk.read_exact_at(buffer.aligned(BLOCK)?, at)?;
+        times.push(begin.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times.get(MEASURED / 2).copied().unwrap_or_default())
+}
+
+/// Bytes in a second, of a read from beginning to end.
+fn rate(disk: &File, size: u64, buffer: &mut Buffer) -> io::Result<u64> {
+    let (begin, mut at) = (Instant::now(), 0);
+    while at < size {
+        let want = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
+        disk.read_exact_at(buffer.aligned(want)?, at)?;
+        at += u64::try_from(want).map_err(io::Error::other)?;
+    }
+    let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
+    Ok(size.saturating_mul(1_000_000) / micros)
 }
 
 /// Writes the inverse of what is there, and returns when the disk has it.
@@ -237,6 +272,17 @@ mod tests {
         let expected: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(checksum, expected);
         assert_eq!(blocks.len(), 75);
+    }
+
+    #[test]
+    fn a_disk_is_measured_from_beginning_to_end() {
+        let (disk, bytes) = disk();
+        let mut buffer = Buffer::new();
+        let size = u64::try_from(bytes.len()).unwrap();
+        assert!(rate(&disk, size, &mut buffer).unwrap() > 0);
+        assert!(rate(&disk, size + 1, &mut buffer).is_err(), "it has read to the end");
+        let blocks = bytes.len() / BLOCK;
+        assert!(time_of_block(&disk, blocks, &mut buffer, &mut Chance(7)).unwrap() > Duration::ZERO);
     }
 
     #[test]

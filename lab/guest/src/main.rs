@@ -16,6 +16,7 @@
 //! |---|---|---|
 //! | a disk called Scratch Disk | writes, syncs, reads again | `disk sda written at=1048576 bytes=1048576 sha256=<64 digits>` |
 //! | a disk called Ledger Disk | writes a block anew after each of the later reads | as for others |
+//! | a disk called Bench Disk | reads as fast as it can | `disk sda measured block_us=812 bytes_per_second=43012345`, again and again |
 //! | serial line | answers each byte with its inverse | `tty add ttyACM0`, `tty ttyACM0 listens`, `tty ttyACM0 heard bytes=4096 sha256=<64 digits>` |
 //! | keyboard, mouse, tablet | listens | `input add event0 name="..."`, `input event0 listens`, `input event0 type=1 code=30 value=1` |
 //! | smart-card reader | asks for the state of its slot | `card 1-2:1.0 message=81 slot=0 sequence=1 status=2 error=0` |

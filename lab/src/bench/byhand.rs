@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::attach::{comes, goes};
 use super::clock::Clock;
+use super::data::Path;
 use super::figures::{Row, Times};
 use super::{HOME, IMPORTER, ROUNDS, VM, probe};
 use crate::case::Case;
@@ -27,6 +28,8 @@ pub(super) struct ByHand {
     pub(super) attach: Times,
     /// From `device_del` to the guest.
     pub(super) detach: Times,
+    /// How fast the guest reads a disk that it has in this way.
+    pub(super) disk: Path,
     /// A command that does nothing on a node: what the lab itself takes to bring one there.
     pub(super) command: Times,
     bind: Times,
@@ -47,11 +50,11 @@ impl ByHand {
     }
 }
 
-/// The rounds, the first one not counted; nothing where there are no tools.
+/// The rounds, the first one not counted, and the disk; nothing where there are no tools. Both are told by their places.
 ///
 /// # Errors
 /// When a tool fails or the guest does not see what it should.
-pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, place: &str, clock: &Clock) -> Result<ByHand> {
+pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, (place, disk): (&str, &str), clock: &Clock) -> Result<ByHand> {
     let lab = case.lab;
     if lab.node(HOME)?.sh("command -v usbip && command -v usbipd", COMMAND)?.code != 0 {
         say(
@@ -65,7 +68,9 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, place: &str, clock: &Cl
     }
     let (home, importer) = (lab.node(HOME)?, lab.node(IMPORTER)?);
     // Ours have kept it from the drivers of its node, because it is assigned.
-    home.run(&format!("echo 1 >/sys/bus/usb/devices/{place}/authorized"))?;
+    for place in [place, disk] {
+        home.run(&format!("echo 1 >/sys/bus/usb/devices/{place}/authorized"))?;
+    }
     home.run("usbipd -4 -D")?;
     let pod =
         lab.kubectl(&["get", "pod", &format!("vm-{VM}"), "-n", &case.namespace, "-o", "jsonpath={.metadata.uid}"])?;
@@ -77,6 +82,10 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, place: &str, clock: &Cl
         attach(home, importer, guest, place, &folder, clock, to).context("attaching by hand")?;
         detach(home, importer, guest, place, &folder, to).context("detaching by hand")?;
     }
+    let mut last = ByHand::default();
+    attach(home, importer, guest, disk, &folder, clock, &mut last).context("attaching the disk by hand")?;
+    hand.disk = Path::measure(guest).context("the disk by hand")?;
+    detach(home, importer, guest, disk, &folder, &mut last).context("detaching the disk by hand")?;
     Ok(hand)
 }
 

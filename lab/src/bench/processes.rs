@@ -1,4 +1,4 @@
-//! What our processes use while nothing happens.
+//! What our processes use while nothing happens, and while a device is in use.
 
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -41,6 +41,15 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// The line of the table that says how often it was woken up while a disk was read at full speed, if it is the agent of one of
+    /// these nodes.
+    pub(super) fn under_load(&self, nodes: &[&str]) -> Option<Row> {
+        let Self { name, node, .. } = self;
+        let what = format!("{name} on {node}: wake-ups of its threads while a disk is read at full speed");
+        let is_on_path = name == "agent" && nodes.contains(&node.as_str());
+        is_on_path.then(|| Row::figure(&what, self.wakeups_per_second, "/s"))
+    }
+
     /// Its lines of the table.
     pub(super) fn rows(&self) -> Vec<Row> {
         let Self { name, node, .. } = self;
@@ -72,34 +81,52 @@ impl Usage {
     }
 }
 
-/// Watches them.
+/// What all of them had used at some moment, by node.
+pub(super) struct Usages(Vec<(String, Instant, BTreeMap<Key, Usage>)>);
+
+impl Usages {
+    /// Looks.
+    ///
+    /// # Errors
+    /// When a node does not answer.
+    pub(super) fn look(lab: &Lab) -> Result<Self> {
+        let look = |node: &Node| {
+            let now = Instant::now();
+            Ok((node.name().to_owned(), now, node.run(SCRIPT)?.lines().filter_map(of_line).collect()))
+        };
+        lab.nodes().iter().map(look).collect::<Result<_>>().map(Self)
+    }
+
+    /// What they have used from then on until this look.
+    pub(super) fn since(self, then: Self) -> Vec<Process> {
+        let mut all = Vec::new();
+        for ((node, now, after), (_, then, before)) in self.0.into_iter().zip(then.0) {
+            let seconds = now.duration_since(then).as_secs_f64();
+            for (key, usage) in after {
+                let Some(earlier) = before.get(&key) else { continue };
+                all.push(Process {
+                    name: key.0,
+                    node: node.clone(),
+                    resident_mib: usage.resident / 1024.0,
+                    cpu_percent: (usage.ticks - earlier.ticks) * TICK / seconds * 100.0,
+                    wakeups_per_second: usage.naps_since(earlier) / seconds,
+                });
+            }
+        }
+        all.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
+        all
+    }
+}
+
+/// Watches them while nothing happens.
 ///
 /// # Errors
 /// When a node does not answer.
 pub(super) fn idle(lab: &Lab) -> Result<Vec<Process>> {
     sleep(CALM);
-    let look = |node: &Node| -> Result<(Instant, BTreeMap<Key, Usage>)> {
-        Ok((Instant::now(), node.run(SCRIPT)?.lines().filter_map(of_line).collect()))
-    };
-    let before: Vec<_> = lab.nodes().iter().map(look).collect::<Result<_>>()?;
+    let before = Usages::look(lab)?;
     sleep(WATCHED);
-    let mut all = Vec::new();
-    for (node, (then, before)) in lab.nodes().iter().zip(before) {
-        let (now, after) = look(node)?;
-        let seconds = now.duration_since(then).as_secs_f64();
-        for (key, usage) in after {
-            let Some(earlier) = before.get(&key) else { continue };
-            all.push(Process {
-                name: key.0,
-                node: node.name().to_owned(),
-                resident_mib: usage.resident / 1024.0,
-                cpu_percent: (usage.ticks - earlier.ticks) * TICK / seconds * 100.0,
-                wakeups_per_second: usage.naps_since(earlier) / seconds,
-            });
-        }
-    }
-    all.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
-    Ok(all)
+    Ok(Usages::look(lab)?.since(before))
 }
 
 fn of_line(line: &str) -> Option<(Key, Usage)> {

@@ -1,0 +1,137 @@
+//! The path of the data: how fast a guest reads a disk on another node through Patchbay, through the stock tools, and one on its
+//! own node; and whether any process of ours is woken up by that.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::figures::{Row, Times};
+use super::processes::{Process, Usages};
+use super::{HOME, IMPORTER, NAMESPACE, VM, attach};
+use crate::case::{Case, SOON};
+use crate::guest::Guest;
+use crate::stick::Stick;
+
+/// How many of the guest's lines count. The first is not one of them.
+const LINES: usize = 10;
+/// For all of them: each reads the whole disk.
+const DEADLINE: Duration = Duration::from_secs(240);
+/// The machine that is on the node of the disk.
+const LOCAL: &str = "local-vm";
+/// Size of the disk, in bytes.
+const SIZE: usize = 16 << 20;
+
+/// What a guest has measured of a disk.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Path {
+    /// One read of 4 KiB.
+    block: Times,
+    /// The whole disk from beginning to end, of this many bytes a second.
+    mib_per_second: Vec<f64>,
+}
+
+impl Path {
+    /// What the guest's disk does from now on.
+    ///
+    /// # Errors
+    /// When it tells too little in time.
+    pub(super) fn measure(guest: &mut Guest) -> Result<Self> {
+        guest.forget();
+        let mut path = Self::default();
+        let mut first = true;
+        guest.wait_line("how fast its disk is", DEADLINE, |line| {
+            let (block, rate) = of_line(&line.text)?;
+            if !std::mem::take(&mut first) {
+                path.block.push(block);
+                path.mib_per_second.push(rate / f64::from(1 << 20));
+            }
+            (path.mib_per_second.len() == LINES).then_some(())
+        })?;
+        Ok(path)
+    }
+
+    fn rate(&self) -> f64 {
+        let mut sorted = self.mib_per_second.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    /// Its lines of the table.
+    pub(super) fn rows(&self, how: &str) -> [Row; 2] {
+        [
+            Row::figure(&format!("a disk {how}: read from beginning to end"), self.rate(), "MiB/s"),
+            Row::figure("  one read of 4 KiB", self.block.median() * 1000.0, "us"),
+        ]
+    }
+}
+
+/// What was measured with our processes.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Data {
+    pub(super) remote: Path,
+    pub(super) local: Path,
+    /// What our processes used while the remote one was read.
+    pub(super) loaded: Vec<Process>,
+}
+
+impl Data {
+    /// The lines of the table, with those of the stock tools' path.
+    pub(super) fn rows(&self, hand: &Path) -> Vec<Row> {
+        let mut rows: Vec<Row> = self.remote.rows("on another node").into();
+        rows.extend(hand.rows("on another node by hand, not encrypted"));
+        rows.extend(self.local.rows("on the same node"));
+        rows.push(Row::figure("  rate through Patchbay of that by hand", self.remote.rate() / hand.rate(), ""));
+        rows.extend(self.loaded.iter().filter_map(|process| process.under_load(&[HOME, IMPORTER])));
+        rows
+    }
+}
+
+/// The disk.
+pub(super) fn stick() -> Stick {
+    Stick::new("bench-disk").strings(Some("Patchbay"), Some("Bench Disk")).size(SIZE)
+}
+
+/// Reads it from both places. Returns its name besides; it stays plugged in.
+///
+/// # Errors
+/// When a guest does not read it.
+pub(super) fn paths(case: &Case<'_>, guest: &mut Guest) -> Result<(Data, String)> {
+    let (device, _) = case.plug(HOME, &stick())?;
+    case.assign(&device, NAMESPACE)?;
+    guest.forget();
+    case.set_devices(VM, &[&device])?;
+    attach::comes(guest)?;
+    let before = Usages::look(case.lab)?;
+    let remote = Path::measure(guest).context("a disk on another node")?;
+    let loaded = Usages::look(case.lab)?.since(before);
+    guest.forget();
+    case.set_devices(VM, &[])?;
+    attach::goes(guest)?;
+    case.lab.assert_no_leaks(SOON)?;
+
+    let mut near = case.vm(LOCAL, HOME, &[&device])?;
+    let local = Path::measure(&mut near).context("a disk on the same node")?;
+    case.delete_vm(LOCAL)?;
+    case.lab.assert_no_leaks(SOON)?;
+    Ok((Data { remote, local, loaded }, device))
+}
+
+/// Time of a block, and bytes a second.
+fn of_line(line: &str) -> Option<(Duration, f64)> {
+    let words = line.split_once(" measured ")?.1;
+    let value = |key: &str| words.split_whitespace().find_map(|word| word.strip_prefix(key));
+    Some((Duration::from_micros(value("block_us=")?.parse().ok()?), value("bytes_per_second=")?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_line_is_understood() {
+        let line = "guest: disk sda measured block_us=812 bytes_per_second=4096000 up=9.11";
+        assert_eq!(of_line(line), Some((Duration::from_micros(812), 4_096_000.0)));
+        assert_eq!(of_line("guest: disk sda reads ok=20 bad=0 errors=0 up=10.80"), None);
+    }
+}
