@@ -29,6 +29,7 @@ mod pods;
 pub(crate) mod status;
 pub mod stopwatch;
 mod twins;
+mod view;
 pub mod why;
 pub mod world;
 
@@ -57,6 +58,7 @@ pub const MAX_DEVICES: usize = 16;
 
 /// Decides what to do about `world`.
 pub fn plan(world: &World) -> Plan {
+    let world = &view::View::of(world);
     let mut plan = Plan::default();
     engine::plan(world, &mut plan);
     migration::plan(world, &mut plan);

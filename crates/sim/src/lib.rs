@@ -17,6 +17,7 @@
 //! | [`pods`] | ordinary pods that use devices |
 //! | [`user`], [`fault`] | people, and what goes wrong |
 //! | [`clock`] | time, which passes only when everybody is at rest |
+//! | [`fleet`] | clusters of any size, at rest: for measurements |
 //!
 //! A [`Cluster`] is a value: cheap to clone, hashable, and the same for all histories that lead to the same state (uids and
 //! bus addresses are reused once nothing mentions them any more). [`explorer::explore`] visits all worlds breadth first and
@@ -30,6 +31,7 @@ pub mod custody;
 pub mod explorer;
 pub mod exporter;
 pub mod fault;
+pub mod fleet;
 pub mod garbage;
 pub mod importer;
 pub mod kernel;

@@ -12,7 +12,8 @@ use crate::controller::action::{Action, NewAttachment, Plan};
 use crate::controller::devices::{Presence, home};
 use crate::controller::moves::{self, Active};
 use crate::controller::status::{no_free_port, step};
-use crate::controller::world::{Attachment, Claim, Placement, PodState, Want, World};
+use crate::controller::view::View;
+use crate::controller::world::{Attachment, Claim, Placement, PodState, Vm, Want, World};
 use crate::controller::{CLAIMS_SEEN_WITHIN, engine, pods};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, PodName, PodRef, Uid, VmName};
 
@@ -97,20 +98,26 @@ pub fn attachment_name(device: &DeviceName, vm_pod: &Uid) -> PodName {
 
 /// All wishes, in a fixed order, each name of a list once.
 pub(super) fn wishes(world: &World) -> Vec<Wish> {
+    world.vms.iter().flat_map(|((namespace, name), vm)| wishes_of(world, namespace, name, vm)).collect()
+}
+
+/// Those of one machine.
+pub(super) fn wishes_of(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> Vec<Wish> {
     let mut wishes = Vec::new();
-    for ((namespace, name), vm) in world.vms.iter().filter(|(_, vm)| !vm.deleting && vm.run()) {
-        let Some((vm_pod, pod)) = engine::running(world, namespace, name, vm) else { continue };
-        let Some(node) = &pod.node else { continue };
-        let mut seen = BTreeSet::new();
-        for device in vm.usb_devices.iter().filter(|d| seen.insert((*d).clone())) {
-            wishes.push(Wish { device: device.clone(), vm: name.clone(), vm_pod: vm_pod.clone(), node: node.clone() });
-        }
+    if vm.deleting || !vm.run() || vm.usb_devices.is_empty() {
+        return wishes;
+    }
+    let Some((vm_pod, pod)) = engine::running(world, namespace, name, vm) else { return wishes };
+    let Some(node) = &pod.node else { return wishes };
+    let mut seen = BTreeSet::new();
+    for device in vm.usb_devices.iter().filter(|d| seen.insert(*d)) {
+        wishes.push(Wish { device: device.clone(), vm: name.clone(), vm_pod: vm_pod.clone(), node: node.clone() });
     }
     wishes
 }
 
 /// What becomes of `wish`, as far as it does not depend on other wishes of the same moment.
-pub(super) fn verdict<'w>(world: &'w World, wish: &Wish) -> Verdict<'w> {
+pub(super) fn verdict<'w>(world: &'w View<'w>, wish: &Wish) -> Verdict<'w> {
     let namespace = &wish.vm_pod.namespace;
     let mut others = attachments_of(world, namespace, &wish.device);
     if let Some(own) = others.clone().find(|a| a.vm_pod == wish.vm_pod) {
@@ -150,7 +157,7 @@ pub(super) fn verdict<'w>(world: &'w World, wish: &Wish) -> Verdict<'w> {
 }
 
 /// Makes and deletes claims and attachment pods.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
+pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     let mut granted: BTreeSet<(Namespace, DeviceName)> = BTreeSet::new();
     for wish in wishes(world) {
         let Verdict::Attach { claim_missing } = verdict(world, &wish) else { continue };
@@ -160,8 +167,7 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
             attach(world, &wish, claim_missing, Want::Plugged, plan);
         }
     }
-    let active = moves::active(world);
-    for moving in &active {
+    for moving in world.active() {
         reserve(world, moving, plan);
     }
     for ((namespace, name), attachment) in &world.attachments {
@@ -204,7 +210,7 @@ fn reminder(attachment: &Attachment) -> Option<Seconds> {
 }
 
 /// The steps that bring a device to a machine: claim, template for a port, pod.
-fn attach(world: &World, wish: &Wish, claim_missing: bool, want: Want, plan: &mut Plan) {
+fn attach(world: &View<'_>, wish: &Wish, claim_missing: bool, want: Want, plan: &mut Plan) {
     let namespace = wish.vm_pod.namespace.clone();
     let Presence::Ready { node: home, device } = home(world, &wish.device) else { return };
     let Some(owner) = world.devices.get(&(namespace.clone(), wish.device.clone())) else { return };
@@ -238,20 +244,19 @@ fn attach(world: &World, wish: &Wish, claim_missing: bool, want: Want, plan: &mu
 }
 
 /// The devices in a guest that moves: of each the attachment that has it.
-fn in_guest<'w>(world: &'w World, source: &PodRef) -> impl Iterator<Item = &'w Attachment> {
-    let source = source.clone();
-    let of_it = move |a: &&Attachment| a.vm_pod == source && a.holds() && !a.deleting && valid(world, a);
-    world.attachments.values().filter(of_it)
+fn in_guest<'w>(world: &'w View<'w>, vm: &VmName, source: &PodRef) -> impl Iterator<Item = &'w Attachment> {
+    let of_it = |a: &&Attachment| a.vm_pod == *source && a.holds() && !a.deleting && valid(world, a);
+    world.attachments_to(&source.namespace, vm).iter().copied().filter(of_it)
 }
 
 /// The attachment of a device to a pod.
-fn attachment_to<'w>(world: &'w World, device: &DeviceName, pod: &PodRef) -> Option<&'w Attachment> {
+fn attachment_to<'w>(world: &'w View<'w>, device: &DeviceName, pod: &PodRef) -> Option<&'w Attachment> {
     attachments_of(world, &pod.namespace, device).find(|a| a.vm_pod == *pod)
 }
 
 /// Holds what the devices of a machine need where it is to move to.
-fn reserve(world: &World, moving: &Active<'_>, plan: &mut Plan) {
-    for held in in_guest(world, &moving.source) {
+fn reserve(world: &View<'_>, moving: &Active<'_>, plan: &mut Plan) {
+    for held in in_guest(world, moving.vm, &moving.source) {
         if attachment_to(world, &held.device, &moving.target).is_none() {
             let (device, vm) = (held.device.clone(), moving.vm.clone());
             let wish = Wish { device, vm, vm_pod: moving.target.clone(), node: moving.node.clone() };
@@ -261,9 +266,9 @@ fn reserve(world: &World, moving: &Active<'_>, plan: &mut Plan) {
 }
 
 /// Whether all is held where a machine is to move to.
-pub(super) fn reservation(world: &World, source: &PodRef, target: &PodRef) -> Reservation {
+pub(super) fn reservation(world: &View<'_>, vm: &VmName, source: &PodRef, target: &PodRef) -> Reservation {
     let mut waits = None;
-    for held in in_guest(world, source) {
+    for held in in_guest(world, vm, source) {
         let device = &held.device;
         let Some(own) = attachment_to(world, device, target) else {
             if let Presence::NotReady { why, .. } | Presence::Absent { why } = home(world, device) {
@@ -293,9 +298,9 @@ fn has_its_machine(world: &World, attachment: &Attachment) -> bool {
 }
 
 /// Whether a machine is about to move into the pod that an attachment is for.
-fn awaits_its_machine(world: &World, attachment: &Attachment) -> bool {
+fn awaits_its_machine(world: &View<'_>, attachment: &Attachment) -> bool {
     let awaited = |moving: &Active<'_>| moving.target == attachment.vm_pod && *moving.node == attachment.node;
-    attachment.want == Want::Reserved && moves::active(world).iter().any(awaited)
+    attachment.want == Want::Reserved && world.active().iter().any(awaited)
 }
 
 /// Whether the claim of an attachment's device, or that of its port, is not there.
@@ -323,7 +328,11 @@ fn stuck_from(attachment: &Attachment) -> Option<Seconds> {
 /// this namespace's, its claim asks for the node the device is on, it is remote if and only if that is another node than the
 /// machine's, its claims are still what the kubelet has prepared for it, and the scheduler has not given up on it.
 /// A device that is absent changes nothing: the attachment waits for it.
-fn valid(world: &World, attachment: &Attachment) -> bool {
+fn valid(world: &View<'_>, attachment: &Attachment) -> bool {
+    world.stays(attachment, || is_right(world, attachment))
+}
+
+fn is_right(world: &View<'_>, attachment: &Attachment) -> bool {
     let namespace = &attachment.vm_pod.namespace;
     let listed = world.vms.get(&(namespace.clone(), attachment.vm.clone())).is_some_and(|vm| {
         let here = has_its_machine(world, attachment) || awaits_its_machine(world, attachment);
@@ -352,12 +361,11 @@ fn valid(world: &World, attachment: &Attachment) -> bool {
 
 /// The attachments of a device in a namespace, those being deleted included.
 pub(super) fn attachments_of<'w>(
-    world: &'w World,
+    world: &'w View<'w>,
     namespace: &Namespace,
     device: &DeviceName,
 ) -> impl Iterator<Item = &'w Attachment> + Clone {
-    let (namespace, device) = (namespace.clone(), device.clone());
-    world.attachments.iter().filter(move |((ns, _), a)| *ns == namespace && a.device == device).map(|(_, a)| a)
+    world.attachments_of(device).iter().copied().filter(|a| a.vm_pod.namespace == *namespace)
 }
 
 /// The claim of a device in a namespace.

@@ -1,6 +1,8 @@
 //! `NodeUSBDevice`s from what the agents publish, `USBDevice`s from assignments.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
@@ -8,6 +10,7 @@ use crate::conditions::{Condition, ConditionType, Reason, find};
 use crate::controller::action::{Action, Plan};
 use crate::controller::attachments::{attachments_of, claim_name};
 use crate::controller::twins::Claimants;
+use crate::controller::view::{Published, View};
 use crate::controller::world::{DeviceStatus, NodeDevice, World};
 use crate::controller::{DEAD_AFTER, FORGET_AFTER, pods, status};
 use crate::device::Device;
@@ -75,23 +78,57 @@ impl<'w> Presence<'w> {
 /// A device that only one node publishes has the object of its own name. Of several nodes that publish one name (cloned
 /// serial numbers) the one whose device the object describes keeps it; each newcomer gets an object of its own, whose name
 /// has a suffix made from the node.
-fn published(world: &World) -> BTreeMap<DeviceName, (&NodeName, &Device)> {
-    let mut publishers: BTreeMap<&DeviceName, Vec<(&NodeName, &Device)>> = BTreeMap::new();
+pub(super) fn published(world: &World) -> Published<'_> {
+    let mut all: Vec<(&NodeName, &Device)> = Vec::new();
     for (node, pool) in &world.pools {
-        for device in &pool.devices {
-            publishers.entry(&device.name).or_default().push((node, device));
-        }
+        all.extend(pool.devices.iter().map(|device| (node, device)));
     }
-    let mut objects = BTreeMap::new();
-    for (name, mut nodes) in publishers {
-        let incumbent = world.node_devices.get(name).and_then(|d| d.status.node.as_ref());
-        nodes.sort_by_key(|(node, _)| (Some(*node) != incumbent, *node));
-        for (rank, (node, device)) in nodes.into_iter().enumerate() {
-            let object = if rank == 0 { name.clone() } else { suffixed(name, node) };
-            objects.insert(object, (node, device));
-        }
+    all.sort_by_key(|(node, device)| (&device.name, *node));
+    let mut objects = Vec::with_capacity(all.len());
+    for publishers in all.chunk_by(|(_, a), (_, b)| a.name == b.name) {
+        let [(node, device)] = publishers else {
+            objects.extend(claimed_by_many(world, publishers));
+            continue;
+        };
+        objects.push((Cow::Borrowed(&device.name), (*node, *device)));
     }
-    objects
+    objects.into_iter().collect()
+}
+
+/// The objects of devices that several nodes publish under one name.
+fn claimed_by_many<'w>(
+    world: &World,
+    publishers: &[(&'w NodeName, &'w Device)],
+) -> Vec<(Cow<'w, DeviceName>, (&'w NodeName, &'w Device))> {
+    let incumbent = |device: &Device| world.node_devices.get(&device.name).and_then(|d| d.status.node.as_ref());
+    let mut ranked = publishers.to_vec();
+    ranked.sort_by_key(|(node, device)| (Some(*node) != incumbent(device), *node));
+    let object = |(rank, (node, device)): (usize, (&'w NodeName, &'w Device))| {
+        let newcomer = rank > 0;
+        let name = if newcomer { Cow::Owned(suffixed(&device.name, node)) } else { Cow::Borrowed(&device.name) };
+        (name, (node, device))
+    };
+    ranked.into_iter().enumerate().map(object).collect()
+}
+
+/// All names that are published or have an object, in order, with both.
+fn names<'v, 'w>(
+    published: &'v Published<'w>,
+    objects: &'v BTreeMap<DeviceName, NodeDevice>,
+) -> impl Iterator<Item = (&'v DeviceName, Option<(&'w NodeName, &'w Device)>, Option<&'v NodeDevice>)> {
+    let (mut published, mut objects) = (published.iter().peekable(), objects.iter().peekable());
+    std::iter::from_fn(move || {
+        let next = match (published.peek(), objects.peek()) {
+            (Some((name, _)), Some((object, _))) => name.as_ref().cmp(*object),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let found = if next.is_le() { published.next() } else { None };
+        let object = if next.is_ge() { objects.next() } else { None };
+        let name = found.map(|(name, _)| name.as_ref()).or(object.map(|(name, _)| name))?;
+        Some((name, found.map(|(_, found)| *found), object.map(|(_, object)| object)))
+    })
 }
 
 /// The name of a second device of one serial number: 63 bytes at most.
@@ -104,13 +141,13 @@ fn suffixed(name: &DeviceName, node: &NodeName) -> DeviceName {
 }
 
 /// Where the device of an object is.
-pub(super) fn home<'w>(world: &'w World, object: &DeviceName) -> Presence<'w> {
-    presence(world, object, published(world).get(object).copied())
+pub(super) fn home<'w>(world: &'w View<'w>, object: &DeviceName) -> Presence<'w> {
+    presence(world, object, world.publisher(object))
 }
 
 /// The node and the name under which the device of an object is published, or was last.
-pub(super) fn place<'w>(world: &'w World, object: &'w DeviceName) -> Option<(&'w NodeName, &'w DeviceName)> {
-    if let Some((node, device)) = published(world).get(object) {
+pub(super) fn place<'w>(world: &'w View<'w>, object: &'w DeviceName) -> Option<(&'w NodeName, &'w DeviceName)> {
+    if let Some((node, device)) = world.publisher(object) {
         return Some((node, &device.name));
     }
     let status = &world.node_devices.get(object)?.status;
@@ -156,7 +193,7 @@ fn is_silent(world: &World, node: &NodeName) -> bool {
 }
 
 /// Keeps objects and their statuses.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
+pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     for (node, pool) in &world.pools {
         let Some(state) = world.nodes.get(node).filter(|n| !n.ready) else { continue };
         // A slice that was made since then shows that the agent lives: it would only make it again.
@@ -167,12 +204,11 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
             plan.wake(state.since + DEAD_AFTER);
         }
     }
-    let published = published(world);
-    let claimants = Claimants::of(world, &published);
-    let names: BTreeSet<&DeviceName> = published.keys().chain(world.node_devices.keys()).collect();
-    for name in names {
-        let presence = presence(world, name, published.get(name).copied());
-        match world.node_devices.get(name) {
+    let published = world.published();
+    let claimants = Claimants::of(world, published);
+    for (name, found, object) in names(published, &world.node_devices) {
+        let presence = presence(world, name, found);
+        match object {
             None => {
                 let mut status = describe(world, name, &presence, &DeviceStatus::default(), None, plan);
                 status.conditions.insert(1, unassigned(world));
@@ -200,7 +236,7 @@ fn warn(status: &mut DeviceStatus, name: &DeviceName, presence: &Presence<'_>, c
 
 /// One existing `NodeUSBDevice` and the `USBDevice`s of its name.
 fn keep(
-    world: &World,
+    world: &View<'_>,
     name: &DeviceName,
     object: &NodeDevice,
     presence: &Presence<'_>,
@@ -216,7 +252,7 @@ fn keep(
     warn(&mut status, name, presence, claimants);
     let absent = find(&status.conditions, ConditionType::Ready).filter(|c| c.reason == Reason::NotFound);
     if let Some(ready) = absent.filter(|_| object.assigned.is_none()) {
-        let held = world.devices.keys().any(|(_, device)| device == name);
+        let held = !world.objects(name).is_empty();
         if !held && world.now >= ready.since + FORGET_AFTER {
             plan.actions.push(Action::ForgetNodeDevice { name: name.clone(), uid: object.uid.clone() });
             return;
@@ -230,15 +266,15 @@ fn keep(
 
 /// Makes, keeps and deletes the `USBDevice`s of a name; gives the `Assigned` condition.
 fn assign(
-    world: &World,
+    world: &View<'_>,
     name: &DeviceName,
     object: &NodeDevice,
     presence: &Presence<'_>,
     plan: &mut Plan,
 ) -> (Reason, String) {
     let mut leaving = None;
-    for ((namespace, _), device) in world.devices.iter().filter(|((_, n), _)| n == name) {
-        if object.assigned.as_ref() == Some(namespace) {
+    for (namespace, device) in world.objects(name) {
+        if object.assigned.as_ref() == Some(*namespace) {
             publish(world, namespace, name, presence, plan);
             continue;
         }
@@ -250,7 +286,11 @@ fn assign(
             None => {
                 if !device.deleting {
                     let uid = device.uid.clone();
-                    plan.actions.push(Action::DeleteDevice { namespace: namespace.clone(), name: name.clone(), uid });
+                    plan.actions.push(Action::DeleteDevice {
+                        namespace: (*namespace).clone(),
+                        name: name.clone(),
+                        uid,
+                    });
                 }
                 format!("waiting until the USBDevice in namespace {namespace} is gone")
             }
@@ -285,7 +325,7 @@ fn assign(
 }
 
 /// What still holds a device in a namespace it is leaving.
-pub(super) fn holder(world: &World, namespace: &Namespace, name: &DeviceName) -> Option<String> {
+pub(super) fn holder(world: &View<'_>, namespace: &Namespace, name: &DeviceName) -> Option<String> {
     let attachment = attachments_of(world, namespace, name).next();
     let claim = world.claims.get(&(namespace.clone(), claim_name(name)));
     let pod = pods::holder(world, name).filter(|h| h.namespace() == namespace);
@@ -296,7 +336,7 @@ pub(super) fn holder(world: &World, namespace: &Namespace, name: &DeviceName) ->
 }
 
 /// The status of the `USBDevice` in `namespace`.
-fn publish(world: &World, namespace: &Namespace, name: &DeviceName, presence: &Presence<'_>, plan: &mut Plan) {
+fn publish(world: &View<'_>, namespace: &Namespace, name: &DeviceName, presence: &Presence<'_>, plan: &mut Plan) {
     let Some(object) = world.devices.get(&(namespace.clone(), name.clone())).filter(|d| !d.deleting) else { return };
     let mut status = describe(world, name, presence, &object.status, Some(object.generation), plan);
     status.device_name = None;
@@ -307,7 +347,7 @@ fn publish(world: &World, namespace: &Namespace, name: &DeviceName, presence: &P
 
 /// What `NodeUSBDevice` and `USBDevice` say alike: place, attributes, `Ready`, `Attached`.
 fn describe(
-    world: &World,
+    world: &View<'_>,
     name: &DeviceName,
     presence: &Presence<'_>,
     before: &DeviceStatus,

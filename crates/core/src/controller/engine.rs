@@ -7,6 +7,7 @@ use crate::conditions::Reason;
 use crate::controller::action::{Action, Plan};
 use crate::controller::devices::is_dead;
 use crate::controller::status::given_up;
+use crate::controller::view::View;
 use crate::controller::world::{PodState, PodTrouble, RunPolicy, Vm, VmPhase, VmPod, World};
 use crate::controller::{migration, moves, operations};
 use crate::names::{Namespace, PodName, PodRef, VmName};
@@ -17,7 +18,7 @@ pub fn pod_name(vm: &VmName) -> PodName {
 }
 
 /// Starts and stops machines.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
+pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     for ((namespace, name), vm) in &world.vms {
         let wanted = vm.run() && !vm.deleting;
         let outgoing = operations::outgoing(world, namespace, name);
@@ -68,7 +69,7 @@ pub(super) fn running<'w>(
 }
 
 /// Where a machine is in its life.
-pub(super) fn phase(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> VmPhase {
+pub(super) fn phase(world: &View<'_>, namespace: &Namespace, name: &VmName, vm: &Vm) -> VmPhase {
     match pod(world, namespace, name).map(|(_, pod)| pod) {
         None if !is_gone(world, namespace, name) => VmPhase::Stopping,
         None if vm.run() => VmPhase::Pending,

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use crate::conditions::Seconds;
 use crate::controller::action::{Action, Plan};
 use crate::controller::engine;
-use crate::controller::world::{Operation, OperationKind, OperationPhase, Vm, World};
+use crate::controller::view::View;
+use crate::controller::world::{Operation, OperationKind, OperationPhase, Vm};
 use crate::names::{Namespace, OperationName, Uid, VmName};
 
 /// The pause after a first operation that has failed, and the longest.
@@ -24,7 +25,7 @@ pub(super) fn operation_name(vm: &VmName, pod: &Uid, attempt: u32) -> OperationN
 }
 
 /// Makes budgets, and operations for the machines on cordoned nodes.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
+pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     for ((namespace, name), vm) in world.vms.iter().filter(|(_, vm)| !vm.deleting) {
         let key = (namespace.clone(), name.clone());
         if !world.budgets.contains(&key) && world.namespaces.get(namespace) == Some(&false) {
@@ -34,11 +35,11 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
     }
 }
 
-fn evict(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm, plan: &mut Plan) {
+fn evict(world: &View<'_>, namespace: &Namespace, name: &VmName, vm: &Vm, plan: &mut Plan) {
     let Some((pod, found)) = engine::running(world, namespace, name, vm) else { return };
     let cordoned = found.node.as_ref().and_then(|node| world.nodes.get(node)).is_some_and(|node| node.cordoned);
-    let mut own = world.operations.iter().filter(|((ns, _), o)| ns == namespace && o.vm == *name).map(|(_, o)| o);
-    if !cordoned || !vm.run() || own.any(|o| !o.status.is_finished()) {
+    let mut own = world.operations_on(namespace, name).iter();
+    if !cordoned || !vm.run() || own.any(|(_, o)| !o.status.is_finished()) {
         return;
     }
     let made = |attempt: u32| -> Option<&Operation> {

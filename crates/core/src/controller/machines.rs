@@ -4,20 +4,20 @@ use std::collections::BTreeSet;
 
 use crate::conditions::{Condition, ConditionType, PluggedState, Reason, find};
 use crate::controller::action::{Action, Plan};
-use crate::controller::attachments::{Verdict, Wait, Wish, verdict, wishes};
+use crate::controller::attachments::{Verdict, Wait, verdict, wishes_of};
 use crate::controller::devices::{Presence, home, is_dead};
 use crate::controller::status::{given_up, no_free_port, step, young};
+use crate::controller::view::View;
 use crate::controller::world::{Attachment, Vm, VmPhase, VmStatus, VmUsbStatus, World};
 use crate::controller::{engine, moves, operations, pods};
 use crate::names::{DeviceName, Namespace, VmName};
 
 /// Publishes the status of every virtual machine.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
-    let wishes = wishes(world);
+pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     for ((namespace, name), vm) in world.vms.iter().filter(|(_, vm)| !vm.deleting) {
         let phase = engine::phase(world, namespace, name, vm);
         let pod = engine::pod(world, namespace, name).map(|(_, pod)| pod);
-        let devices = devices(world, namespace, name, vm, phase, &wishes, plan);
+        let devices = devices(world, namespace, name, vm, phase, plan);
         // While a device that was taken off the list is still in the guest, the list has not been fulfilled.
         let listed = |e: &VmUsbStatus| vm.usb_devices.contains(&e.name);
         let settled = devices.as_ref().is_some_and(|d| d.entries.iter().all(listed));
@@ -80,20 +80,20 @@ fn conditions(world: &World, vm: &Vm, running: (Reason, String), devices: Option
 
 /// What is said of a machine's devices; None while steps are under way that are not worth writing down.
 fn devices(
-    world: &World,
+    world: &View<'_>,
     namespace: &Namespace,
     name: &VmName,
     vm: &Vm,
     phase: VmPhase,
-    wishes: &[Wish],
     plan: &mut Plan,
 ) -> Option<Devices> {
     let pod = engine::pod(world, namespace, name).map(|(_, pod)| pod);
     let lost = pod.and_then(|p| p.node.as_ref()).filter(|node| is_dead(world, node));
+    let wishes = wishes_of(world, namespace, name, vm);
     let mut devices = Devices::default();
     let mut seen = BTreeSet::new();
-    for device in vm.usb_devices.iter().filter(|d| seen.insert((*d).clone())) {
-        let wish = wishes.iter().find(|w| w.device == *device && w.vm == *name && w.vm_pod.namespace == *namespace);
+    for device in vm.usb_devices.iter().filter(|d| seen.insert(*d)) {
+        let wish = wishes.iter().find(|w| w.device == *device);
         let ready = world.devices.contains_key(&(namespace.clone(), device.clone()))
             && matches!(home(world, device), Presence::Ready { .. });
         let (reason, message) = match wish.map(|w| verdict(world, w)) {
@@ -120,17 +120,15 @@ fn devices(
         devices.waits(device, ready, reason, message);
     }
     // A device that is no longer listed stays in the list for as long as it is in the guest.
-    let leaving = world
-        .attachments
-        .values()
-        .filter(|a| a.vm == *name && a.vm_pod.namespace == *namespace && !vm.usb_devices.contains(&a.device));
+    let own = world.attachments_to(namespace, name).iter();
+    let leaving = own.filter(|a| !vm.usb_devices.contains(&a.device));
     let ready = |a: &Attachment| matches!(home(world, &a.device), Presence::Ready { .. });
     devices.entries.extend(leaving.filter_map(|a| held(world, a, ready(a))));
     Some(devices)
 }
 
 /// The entry of a device that is in the guest.
-fn held(world: &World, attachment: &Attachment, ready: bool) -> Option<VmUsbStatus> {
+fn held(world: &View<'_>, attachment: &Attachment, ready: bool) -> Option<VmUsbStatus> {
     let absent = matches!(home(world, &attachment.device), Presence::Absent { .. });
     match &attachment.plugged {
         Some(PluggedState::Plugged(port)) if !absent => Some(VmUsbStatus {
@@ -145,7 +143,7 @@ fn held(world: &World, attachment: &Attachment, ready: bool) -> Option<VmUsbStat
 }
 
 /// Why a device whose attachment is there is not in the guest; None while it has only just begun.
-fn kept(world: &World, namespace: &Namespace, attachment: &Attachment, plan: &mut Plan) -> Option<(Reason, String)> {
+fn kept(world: &View<'_>, namespace: &Namespace, attachment: &Attachment, plan: &mut Plan) -> Option<(Reason, String)> {
     if let Some(message) = no_free_port(world, attachment) {
         return Some((Reason::NoFreeUSBIPPort, message));
     }
@@ -164,7 +162,7 @@ fn kept(world: &World, namespace: &Namespace, attachment: &Attachment, plan: &mu
 }
 
 /// Why a wish waits, and what to do.
-pub(super) fn explain(world: &World, namespace: &Namespace, device: &DeviceName, wait: &Wait) -> (Reason, String) {
+pub(super) fn explain(world: &View<'_>, namespace: &Namespace, device: &DeviceName, wait: &Wait) -> (Reason, String) {
     let reason = match wait {
         Wait::NoDevice | Wait::Leaving => Reason::NoUSBDevice,
         Wait::NotReady(_) if matches!(home(world, device), Presence::Absent { .. }) => Reason::NotFound,

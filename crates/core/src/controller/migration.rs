@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::controller::action::{Action, Plan};
 use crate::controller::engine::pod_name;
 use crate::controller::moves;
+use crate::controller::view::View;
 use crate::controller::world::{PodState, VmPod, World};
 use crate::migration::{Decision, Destination, Report};
 use crate::names::{Namespace, PodName, Uid, VmName};
@@ -82,7 +83,7 @@ pub(super) fn is_alive(pod: &VmPod) -> bool {
 }
 
 /// Decides what nobody else does, and takes away what is left.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
+pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     for ((namespace, name), pod) in &world.vm_pods {
         if let Some(to) = &pod.moving.to {
             source(world, namespace, name, pod, to, plan);
@@ -93,7 +94,7 @@ pub(super) fn plan(world: &World, plan: &mut Plan) {
     }
 }
 
-fn source(world: &World, namespace: &Namespace, name: &PodName, pod: &VmPod, to: &Destination, plan: &mut Plan) {
+fn source(world: &View<'_>, namespace: &Namespace, name: &PodName, pod: &VmPod, to: &Destination, plan: &mut Plan) {
     let target = by_uid(world, namespace, &pod.vm, &to.uid).map(|(_, target)| target);
     let wanted = target.is_some_and(|t| is_alive(t) && moves::operation(world, namespace, &pod.vm, &to.name).is_some());
     match pod.moving.decision {
@@ -116,7 +117,7 @@ fn source(world: &World, namespace: &Namespace, name: &PodName, pod: &VmPod, to:
     }
 }
 
-fn target(world: &World, namespace: &Namespace, name: &PodName, pod: &VmPod, plan: &mut Plan) {
+fn target(world: &View<'_>, namespace: &Namespace, name: &PodName, pod: &VmPod, plan: &mut Plan) {
     let (namespace, name, uid) = (namespace.clone(), name.clone(), pod.uid.clone());
     if has_arrived(world, &namespace, pod) {
         if !pod.moving.arrived {

@@ -18,6 +18,7 @@ use crate::controller::devices::{dead, is_dead};
 use crate::controller::engine;
 use crate::controller::migration::{self, by_uid, has_left, is_alive, is_target, is_to, target_name};
 use crate::controller::operations::{self, Case, Verdict};
+use crate::controller::view::View;
 use crate::controller::world::{Operation, OperationPhase, PodState, PodTrouble, Vm, VmPhase, VmPod, World};
 use crate::migration::{Decision, Destination, Report};
 use crate::names::{Namespace, NodeName, OperationName, PodName, PodRef, VmName};
@@ -48,13 +49,13 @@ pub(super) struct Active<'w> {
 
 /// The operation that a target pod was made for, while it still wants it.
 pub(super) fn operation<'w>(
-    world: &'w World,
+    world: &'w View<'w>,
     namespace: &Namespace,
     vm: &VmName,
     target: &PodName,
 ) -> Option<(&'w OperationName, &'w Operation)> {
-    let mut all = world.operations.iter().filter(|((ns, _), o)| ns == namespace && o.vm == *vm && is_under_way(o));
-    all.find(|(_, o)| target_name(vm, &o.uid) == *target).map(|((_, name), o)| (name, o))
+    let mut all = world.operations_on(namespace, vm).iter().filter(|(_, o)| is_under_way(o));
+    all.find(|(_, o)| target_name(vm, &o.uid) == *target).copied()
 }
 
 fn is_under_way(operation: &Operation) -> bool {
@@ -98,7 +99,7 @@ pub(super) fn active(world: &World) -> Vec<Active<'_>> {
 }
 
 /// Whether a machine is being moved.
-pub(super) fn is_moving(world: &World, namespace: &Namespace, vm: &VmName) -> bool {
+pub(super) fn is_moving(world: &View<'_>, namespace: &Namespace, vm: &VmName) -> bool {
     let current = operations::current(world, namespace, vm);
     current.is_some_and(|(_, operation)| {
         operation.kind.moves() && operation.status.phase == Some(OperationPhase::InProgress)
@@ -106,12 +107,10 @@ pub(super) fn is_moving(world: &World, namespace: &Namespace, vm: &VmName) -> bo
 }
 
 /// What is said of a device of a machine that is between two nodes; None when the machine is in one of them.
-pub(super) fn gap(world: &World, namespace: &Namespace, vm: &VmName) -> Option<String> {
-    let moving = |o: &&Operation| {
-        o.vm == *vm && o.kind.moves() && o.status.phase == Some(OperationPhase::InProgress) && failure(o).is_none()
-    };
-    let mut all = world.operations.iter().filter(|((ns, _), _)| ns == namespace).map(|(_, o)| o);
-    let operation = all.find(moving)?;
+pub(super) fn gap(world: &View<'_>, namespace: &Namespace, vm: &VmName) -> Option<String> {
+    let moving =
+        |o: &Operation| o.kind.moves() && o.status.phase == Some(OperationPhase::InProgress) && failure(o).is_none();
+    let (_, operation) = world.operations_on(namespace, vm).iter().find(|(_, o)| moving(o))?;
     let target = target_name(vm, &operation.uid);
     let asked = operation.status.pod.as_ref().and_then(|uid| by_uid(world, namespace, vm, uid));
     let (_, target) = migration::pods(world, namespace, vm).find(|(name, _)| **name == target)?;
@@ -349,7 +348,12 @@ impl Case<'_> {
                 None => format!("node {node} is starting the target pod"),
             }
         } else {
-            match attachments::reservation(self.world, &pod(source_name, source), &pod(target_name, target)) {
+            match attachments::reservation(
+                self.world,
+                &self.operation.vm,
+                &pod(source_name, source),
+                &pod(target_name, target),
+            ) {
                 Reservation::NoPort(message) => return Err((Reason::NoFreeUSBIPPort, message)),
                 Reservation::Waits(message) => message,
                 Reservation::Ready => {

@@ -12,8 +12,9 @@
 use crate::conditions::{Condition, ConditionType, Reason, Seconds};
 use crate::controller::action::{Action, Plan};
 use crate::controller::engine;
+use crate::controller::view::View;
 use crate::controller::world::{
-    Operation, OperationKind, OperationPhase, OperationStatus, Power, RunPolicy, Vm, VmPhase, World,
+    Operation, OperationKind, OperationPhase, OperationStatus, Power, RunPolicy, Vm, VmPhase,
 };
 use crate::names::{Namespace, OperationName, Uid, VmName};
 
@@ -39,14 +40,14 @@ impl Verdict {
 
 /// An operation in its place.
 pub(super) struct Case<'w> {
-    pub(super) world: &'w World,
+    pub(super) world: &'w View<'w>,
     pub(super) namespace: &'w Namespace,
     pub(super) name: &'w OperationName,
     pub(super) operation: &'w Operation,
 }
 
 /// Brings operations forward, and publishes how they are.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
+pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     for ((namespace, name), operation) in &world.operations {
         let over = operation.status.is_finished() || (operation.deleting && !is_begun(operation));
         if over && operation.held {
@@ -72,7 +73,7 @@ fn is_begun(operation: &Operation) -> bool {
 
 /// The operation on a machine that is in progress, or about to begin.
 pub(super) fn current<'w>(
-    world: &'w World,
+    world: &'w View<'w>,
     namespace: &Namespace,
     vm: &VmName,
 ) -> Option<(&'w OperationName, &'w Operation)> {
@@ -81,12 +82,11 @@ pub(super) fn current<'w>(
         Some(OperationPhase::InProgress) => !o.deleting || o.held,
         _ => false,
     };
-    let mut all = world.operations.iter();
-    all.find(|((ns, _), o)| ns == namespace && o.vm == *vm && accepted(o)).map(|((_, name), o)| (name, o))
+    world.operations_on(namespace, vm).iter().find(|(_, o)| accepted(o)).copied()
 }
 
 /// What operations have asked for last of a machine whose policy leaves it to them.
-pub(super) fn power(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> Option<Power> {
+pub(super) fn power(world: &View<'_>, namespace: &Namespace, name: &VmName, vm: &Vm) -> Option<Power> {
     if !vm.policy.is_by_hand() {
         return None;
     }
@@ -97,7 +97,7 @@ pub(super) fn power(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm
 }
 
 /// The pod that has to go, because its machine is being restarted.
-pub(super) fn outgoing<'w>(world: &'w World, namespace: &Namespace, vm: &VmName) -> Option<&'w Uid> {
+pub(super) fn outgoing<'w>(world: &'w View<'w>, namespace: &Namespace, vm: &VmName) -> Option<&'w Uid> {
     let (_, operation) = current(world, namespace, vm)?;
     operation.status.pod.as_ref().filter(|_| operation.kind == OperationKind::Restart)
 }
@@ -211,10 +211,8 @@ impl<'w> Case<'w> {
     fn is_behind(&self) -> bool {
         let place = |name: &OperationName, o: &Operation| (o.created, name.clone());
         let own = place(self.name, self.operation);
-        self.world.operations.iter().any(|((ns, name), o)| {
-            let same = ns == self.namespace && o.vm == self.operation.vm;
-            same && !o.deleting && !o.status.is_finished() && place(name, o) < own
-        })
+        let others = self.world.operations_on(self.namespace, &self.operation.vm);
+        others.iter().any(|(name, o)| !o.deleting && !o.status.is_finished() && place(name, o) < own)
     }
 
     /// Why there is nothing to do, or nothing to do it to.

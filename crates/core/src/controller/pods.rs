@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use crate::controller::UNDER_WAY_AFTER;
 use crate::controller::action::{Action, Plan};
 use crate::controller::devices::{Presence, home, place};
+use crate::controller::view::{ClaimOfPod, View};
 use crate::controller::world::{Allocated, ClaimReport, PodClaim, TemplateContent, World};
 use crate::names::{ClaimName, DeviceName, Namespace, PodName};
 
@@ -22,6 +23,10 @@ pub(super) struct Holder<'w> {
 }
 
 impl<'w> Holder<'w> {
+    fn of((namespace, name, claim): ClaimOfPod<'w>) -> Option<Self> {
+        claim.allocated.as_ref().map(|allocated| Self { namespace, name, claim, allocated })
+    }
+
     /// The namespace it is in.
     pub(super) fn namespace(&self) -> &'w Namespace {
         self.namespace
@@ -67,27 +72,24 @@ impl<'w> Holder<'w> {
 }
 
 /// The pod's claim that has a device.
-pub(super) fn holder<'w>(world: &'w World, object: &DeviceName) -> Option<Holder<'w>> {
+pub(super) fn holder<'w>(world: &'w View<'w>, object: &DeviceName) -> Option<Holder<'w>> {
     // Most clusters have none, and where a device is costs something to find out.
     if world.pod_claims.is_empty() {
         return None;
     }
     let (home, device) = place(world, object)?;
-    holders(world).find(|h| h.allocated.home == *home && h.allocated.device == *device)
+    Holder::of(world.holder(home, device)?)
 }
 
 fn holders(world: &World) -> impl Iterator<Item = Holder<'_>> {
-    world.pod_claims.iter().filter_map(|((namespace, name), claim)| {
-        claim.allocated.as_ref().map(|allocated| Holder { namespace, name, claim, allocated })
-    })
+    world.pod_claims.iter().filter_map(|((namespace, name), claim)| Holder::of((namespace, name, claim)))
 }
 
 /// The pods whose claims were made for a device and wait for it, for the end of a sentence; empty when there is none.
-pub(super) fn queue(world: &World, object: &DeviceName) -> String {
-    let waits = |claim: &&PodClaim| claim.allocated.is_none() && claim.made_for.as_ref() == Some(object);
-    let claims = world.pod_claims.iter().filter(|(_, claim)| waits(claim));
+pub(super) fn queue(world: &View<'_>, object: &DeviceName) -> String {
+    let claims = world.waiting(object).iter();
     let pods: BTreeSet<(&Namespace, &PodName)> =
-        claims.flat_map(|((namespace, _), claim)| claim.pods.iter().map(move |pod| (namespace, pod))).collect();
+        claims.flat_map(|(namespace, _, claim)| claim.pods.iter().map(move |pod| (*namespace, pod))).collect();
     let names: Vec<_> = pods.into_iter().map(|(namespace, pod)| format!("{namespace}/{pod}")).collect();
     match names.as_slice() {
         [] => String::new(),
@@ -97,10 +99,8 @@ pub(super) fn queue(world: &World, object: &DeviceName) -> String {
 }
 
 /// Who waits for a device that nobody has: what hinders it is for kube-scheduler to say, on the pod.
-pub(super) fn requested(world: &World, object: &DeviceName, plan: &mut Plan) -> Option<String> {
-    let waits = |claim: &PodClaim| claim.allocated.is_none() && claim.made_for.as_ref() == Some(object);
-    let waiting = world.pod_claims.iter().filter(|(_, claim)| waits(claim));
-    let ((namespace, _), claim) = waiting.min_by_key(|(_, claim)| claim.created)?;
+pub(super) fn requested(world: &View<'_>, object: &DeviceName, plan: &mut Plan) -> Option<String> {
+    let (namespace, _, claim) = world.waiting(object).iter().min_by_key(|(_, _, claim)| claim.created)?;
     let (pod, until) = (claim.pods.first()?, claim.created + UNDER_WAY_AFTER);
     if world.now < until {
         plan.wake(until);
@@ -118,7 +118,7 @@ pub(super) fn requested(world: &World, object: &DeviceName, plan: &mut Plan) -> 
 }
 
 /// Makes and deletes templates, and publishes what claims say.
-pub(super) fn plan(world: &World, plan: &mut Plan) {
+pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     for ((namespace, device), object) in world.devices.iter().filter(|(_, d)| !d.deleting) {
         let key = (namespace.clone(), device.clone());
         let Some(content) = wanted(world, namespace, device) else { continue };
@@ -150,7 +150,7 @@ fn given(world: &World, namespace: &Namespace, device: &DeviceName) -> bool {
 }
 
 /// What the template of a device is to ask for; None when there is to be none, or when the device is absent.
-fn wanted(world: &World, namespace: &Namespace, device: &DeviceName) -> Option<TemplateContent> {
+fn wanted(world: &View<'_>, namespace: &Namespace, device: &DeviceName) -> Option<TemplateContent> {
     if !given(world, namespace, device) {
         return None;
     }

@@ -3,6 +3,7 @@
 use crate::conditions::{Condition, ConditionType, PluggedState, Reason, find};
 use crate::controller::action::Plan;
 use crate::controller::devices::{dead, is_dead};
+use crate::controller::view::View;
 use crate::controller::world::{Attachment, DeviceStatus, Placement, World};
 use crate::controller::{UNDER_WAY_AFTER, moves, pods};
 use crate::names::{DeviceName, NodeName, VmName};
@@ -16,7 +17,7 @@ pub(super) const UNUSED: &str = "Device is not in use";
 
 /// The `Attached` condition of a device, and the machine that has it.
 pub(super) fn attached(
-    world: &World,
+    world: &View<'_>,
     name: &DeviceName,
     ready: Reason,
     before: &DeviceStatus,
@@ -24,7 +25,7 @@ pub(super) fn attached(
 ) -> (Condition, Option<VmName>) {
     let old = &before.conditions;
     let make = |reason, message| Condition::next(ConditionType::Attached, reason, message, old, world.now);
-    let attachment = world.attachments.values().filter(|a| a.device == *name).max_by_key(|a| (a.holds(), a.created));
+    let attachment = world.attachments_of(name).iter().copied().max_by_key(|a| (a.holds(), a.created));
     let holder = pods::holder(world, name).filter(|_| !attachment.is_some_and(Attachment::holds));
     if let Some(holder) = holder {
         return match ready {

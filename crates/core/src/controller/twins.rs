@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::controller::view::Published;
 use crate::controller::world::World;
 use crate::device::{Attributes, Device, HexId};
 use crate::identity::plausible;
@@ -20,10 +21,11 @@ const NAMED: usize = 3;
 /// What is to tell devices apart.
 type Key<'w> = (HexId, HexId, &'w str);
 
-/// All devices that are there, by what they claim to be.
+/// The devices that are not alone with what they claim to be, by that.
 pub(super) struct Claimants<'w>(BTreeMap<Key<'w>, Vec<Place<'w>>>);
 
 /// A device of one object: where it is.
+#[derive(Clone, Copy)]
 struct Place<'w> {
     object: &'w DeviceName,
     node: &'w NodeName,
@@ -32,15 +34,19 @@ struct Place<'w> {
 
 impl<'w> Claimants<'w> {
     /// `published` says which device stands behind which object. What a dead node has published may be anywhere by now.
-    pub(super) fn of(world: &World, published: &'w BTreeMap<DeviceName, (&'w NodeName, &'w Device)>) -> Self {
-        let mut claimants: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    pub(super) fn of(world: &World, published: &'w Published<'w>) -> Self {
+        let mut all = Vec::new();
         for (object, (node, device)) in published {
             let ready = world.nodes.get(*node).is_some_and(|n| n.ready);
             if let Some(key) = key(&device.attributes).filter(|_| ready) {
-                claimants.entry(key).or_default().push(Place { object, node, device });
+                all.push((key, Place { object, node, device }));
             }
         }
-        Self(claimants)
+        // The order of the objects stays.
+        all.sort_by_key(|(key, _)| *key);
+        let alike = all.chunk_by(|(a, _), (b, _)| a == b).filter(|alike| alike.len() > 1);
+        let places = |alike: &[(Key<'w>, Place<'w>)]| alike.iter().map(|(_, place)| *place).collect();
+        Self(alike.filter_map(|alike| Some((alike.first()?.0, places(alike)))).collect())
     }
 
     /// The `Ready` message of an object's device, with the warning if there is another of its serial number.

@@ -15,6 +15,7 @@ use crate::conditions::PluggedState;
 use crate::controller::attachments::{Verdict, Wait, attachment_name, attachments_of, verdict, wishes};
 use crate::controller::devices::{self, Presence, home, is_dead};
 use crate::controller::status::{no_free_port, step};
+use crate::controller::view::View;
 use crate::controller::world::{Attachment, NodeDevice, PodState, Vm, VmPhase, VmPod, World};
 use crate::controller::{engine, machines, moves, pods};
 use crate::importer::unreachable;
@@ -49,14 +50,15 @@ fn bad<T>(why: impl Into<String>, remedy: Remedy) -> Result<T, Trouble> {
 pub fn device(world: &World, device: &DeviceName, machine: Option<&(Namespace, VmName)>) -> Vec<Finding> {
     let mut found = Vec::new();
     // Whether all links hold can be seen in what was found.
-    let _ = walk(world, device, machine, &mut found);
+    let _ = walk(&View::of(world), device, machine, &mut found);
     found
 }
 
 /// The machine of a namespace that asks for a device, if none of that namespace has it: whoever asks about the namespace wants to
 /// know what that one waits for, and not that the device is well where it is.
 pub fn waiting(world: &World, namespace: &Namespace, device: &DeviceName) -> Option<(Namespace, VmName)> {
-    if attachments_of(world, namespace, device).next().is_some() {
+    let held = |((ns, _), a): (&(Namespace, _), &Attachment)| ns == namespace && a.device == *device;
+    if world.attachments.iter().any(held) {
         return None;
     }
     let lists = |vm: &Vm| !vm.deleting && vm.usb_devices.contains(device);
@@ -65,6 +67,10 @@ pub fn waiting(world: &World, namespace: &Namespace, device: &DeviceName) -> Opt
 
 /// Whether a machine runs, or why it does not.
 pub fn machine(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> State {
+    runs(&View::of(world), namespace, name, vm)
+}
+
+fn runs(world: &View<'_>, namespace: &Namespace, name: &VmName, vm: &Vm) -> State {
     if let Some((_, pod)) = engine::running(world, namespace, name, vm).filter(|(_, p)| p.trouble.is_none() && vm.run())
     {
         let node = pod.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
@@ -87,7 +93,7 @@ pub fn machine(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> 
 }
 
 fn walk(
-    world: &World,
+    world: &View<'_>,
     name: &DeviceName,
     machine: Option<&(Namespace, VmName)>,
     found: &mut Vec<Finding>,
@@ -115,7 +121,7 @@ fn walk(
     add(Link::Listed, listed(namespace, name, vm, asked))?;
     let vm = vm?;
     let spec = world.vms.get(&(namespace.clone(), vm.clone()))?;
-    add(Link::Running, self::machine(world, namespace, vm, spec))?;
+    add(Link::Running, runs(world, namespace, vm, spec))?;
     let (pod, _) = engine::running(world, namespace, vm, spec)?;
     add(Link::Attachment, attachment(world, namespace, vm, name))?;
     let own = attachments_of(world, namespace, name).find(|a| a.vm_pod == pod)?;
@@ -194,7 +200,7 @@ fn assigned(world: &World, object: &NodeDevice, name: &DeviceName, machine: Opti
 }
 
 /// Whether the `USBDevice` is there, and what it still waits for in the namespace the device is leaving.
-fn given(world: &World, namespace: &Namespace, name: &DeviceName) -> State {
+fn given(world: &View<'_>, namespace: &Namespace, name: &DeviceName) -> State {
     let former = world.devices.keys().find(|(ns, n)| n == name && ns != namespace).map(|(ns, _)| ns);
     if let Some(former) = former {
         return match devices::holder(world, former, name) {
@@ -211,7 +217,7 @@ fn given(world: &World, namespace: &Namespace, name: &DeviceName) -> State {
 
 /// The machine whose chain it is: the one that is asked for, or that has the device, or that asks for it first.
 fn listing<'w>(
-    world: &'w World,
+    world: &'w View<'w>,
     namespace: &Namespace,
     name: &DeviceName,
     machine: Option<&(Namespace, VmName)>,
@@ -241,7 +247,7 @@ fn listed(namespace: &Namespace, name: &DeviceName, vm: Option<&VmName>, asked: 
     }
 }
 
-fn attachment(world: &World, namespace: &Namespace, vm: &VmName, name: &DeviceName) -> State {
+fn attachment(world: &View<'_>, namespace: &Namespace, vm: &VmName, name: &DeviceName) -> State {
     let wishes = wishes(world);
     let Some(wish) = wishes.iter().find(|w| w.device == *name && w.vm == *vm && w.vm_pod.namespace == *namespace)
     else {
@@ -281,7 +287,7 @@ fn scheduled(world: &World, own: &Attachment) -> State {
 }
 
 /// The home node of a device, if its agent cannot be called: that is then where to look.
-fn silent_home<'w>(world: &'w World, own: &'w Attachment, said: &str) -> Option<&'w NodeName> {
+fn silent_home<'w>(world: &'w View<'w>, own: &'w Attachment, said: &str) -> Option<&'w NodeName> {
     let (home, _) = devices::place(world, &own.device)?;
     said.starts_with(&unreachable(home)).then_some(home)
 }
@@ -300,7 +306,7 @@ fn prepared(own: &Attachment) -> State {
     bad(step(own), Remedy::DescribePod { namespace: own.vm_pod.namespace.clone(), pod })
 }
 
-fn plugged(world: &World, namespace: &Namespace, own: &Attachment) -> State {
+fn plugged(world: &View<'_>, namespace: &Namespace, own: &Attachment) -> State {
     if let Some(PluggedState::Plugged(port)) = &own.plugged {
         return Ok(port.to_string());
     }
