@@ -2,14 +2,12 @@
 //! with the rights of an agent.
 
 use std::cell::RefCell;
-use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1 as core_v1;
 use k8s_openapi::api::resource::v1::Device as DraDevice;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use patchbay_api::slice;
 use patchbay_core::DRIVER;
 use patchbay_core::device::{Attributes, BusAddress, Device, HexId};
@@ -17,14 +15,11 @@ use patchbay_core::names::NodeName;
 use patchbay_core::speed::{Hub, PortName, Speed};
 use patchbay_dra::{NodeScope, Patience, Pool, PublisherStatus, Publishing, SlicePublisher};
 use patchbay_lab::api;
-use patchbay_lab::wait::wait_for;
-use serde_json::{Value, json};
+use patchbay_lab::object_node::{self, Heart, condition};
+use serde_json::json;
 use tokio::sync::watch;
 
-use crate::stage::{SOON, Stage};
-
-/// How often a kubelet says that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+use crate::stage::Stage;
 
 /// A node. Its heart stops when it is dropped.
 pub(crate) struct Node {
@@ -35,7 +30,7 @@ pub(crate) struct Node {
     publisher: RefCell<Option<SlicePublisher>>,
     devices: RefCell<Vec<Device>>,
     ports: RefCell<Vec<PortName>>,
-    _heart: watch::Sender<()>,
+    _heart: Heart,
 }
 
 impl Node {
@@ -50,9 +45,7 @@ impl Node {
     /// A ready node without an agent.
     pub(crate) fn silent(stage: &Stage, name: &str) -> Self {
         let nodes: Api<core_v1::Node> = Api::all(stage.client());
-        create(&nodes, name);
-        let (heart, beats) = watch::channel(());
-        api::spawn(beat(Api::namespaced(stage.client(), "kube-node-lease"), name.to_owned(), beats));
+        object_node::create(&nodes, name).unwrap();
         Self {
             name: NodeName::new(name),
             nodes,
@@ -61,7 +54,7 @@ impl Node {
             publisher: RefCell::new(None),
             devices: RefCell::default(),
             ports: RefCell::default(),
-            _heart: heart,
+            _heart: Heart::start(stage.client(), name),
         }
     }
 
@@ -115,7 +108,9 @@ impl Node {
 
     /// The kubelet, or somebody on its behalf, says whether the node is ready, and since when (seconds of the epoch).
     pub(crate) fn is_ready(&self, ready: bool, since: i64) {
-        let patch = Patch::Strategic(json!({"status": {"conditions": [condition(ready, since)]}}));
+        let patch = Patch::Strategic(
+            json!({"status": {"conditions": [condition(ready, Timestamp::from_second(since).unwrap())]}}),
+        );
         let params = PatchParams::default();
         let patched = self.nodes.patch_status(self.name.as_str(), &params, &patch);
         api::request("say whether the node is ready", patched).unwrap();
@@ -154,51 +149,4 @@ pub(crate) fn device(name: &str, n: u16, speed: Speed) -> Device {
         class: 0xef,
     };
     Device { name: name.into(), attributes, not_ready: None }
-}
-
-/// Makes the object of a ready node, and waits until pods may be scheduled to it.
-pub(crate) fn create(nodes: &Api<core_v1::Node>, name: &str) {
-    let resources = json!({"cpu": "32", "memory": "64Gi", "pods": "110"});
-    let node = serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-        "status": {
-            "capacity": resources, "allocatable": resources,
-            "conditions": [condition(true, Timestamp::now().as_second())],
-        },
-    }))
-    .unwrap();
-    api::request("make the node", nodes.create(&PostParams::default(), &node)).unwrap();
-    wait_for(&format!("node {name} to be taken for ready"), SOON, || {
-        let node = api::request("look at the node", nodes.get(name)).map_err(|error| format!("{error:#}"))?;
-        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
-        if taints.is_empty() { Ok(()) } else { Err(format!("{taints:?}")) }
-    })
-    .unwrap();
-}
-
-fn condition(ready: bool, since: i64) -> Value {
-    json!({
-        "type": "Ready", "status": if ready { "True" } else { "False" }, "reason": "Played", "message": "as the test says",
-        "lastTransitionTime": Timestamp::from_second(since).unwrap(), "lastHeartbeatTime": Timestamp::now(),
-    })
-}
-
-/// Keeps the node's lease fresh for as long as somebody holds the other end.
-async fn beat(leases: Api<Lease>, name: String, mut held: watch::Receiver<()>) {
-    let mut heart = tokio::time::interval(HEARTBEAT);
-    loop {
-        tokio::select! {
-            _ = heart.tick() => {}
-            Err(_) = held.changed() => return,
-        }
-        let lease = json!({
-            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name},
-            "spec": {
-                "holderIdentity": name, "leaseDurationSeconds": 40,
-                "renewTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
-            },
-        });
-        // A beat that is lost is made up for by the next.
-        let _ = leases.patch(&name, &PatchParams::apply("kubelet").force(), &Patch::Apply(lease)).await;
-    }
 }

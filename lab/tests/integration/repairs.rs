@@ -8,10 +8,10 @@ use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 use patchbay_core::speed::Speed;
 use patchbay_lab::api::request;
-
+use patchbay_lab::object_node;
 use patchbay_lab::wait::wait_for;
 
-use crate::node::{self, Node, device, published};
+use crate::node::{Node, device, published};
 use crate::reader;
 use crate::stage::{Stage, create, delete, eventually, get};
 
@@ -95,7 +95,7 @@ fn slices_go_with_the_node_object_and_come_back_with_the_next() {
         eventually("the publisher to say why", || node.publisher().problem.ok_or_else(|| "no problem".to_owned()));
     assert!(problem.contains("node node-1 does not exist"), "{problem}");
 
-    node::create(&nodes, "node-1");
+    object_node::create(&nodes, "node-1").unwrap();
     let after = whole();
     let owner =
         |slices: &[ResourceSlice]| slices.iter().map(|s| s.owner_references()[0].uid.clone()).collect::<Vec<_>>();
@@ -106,7 +106,7 @@ fn slices_go_with_the_node_object_and_come_back_with_the_next() {
 
     // Deleted and made again before anybody could look.
     delete(&nodes, "node-1");
-    node::create(&nodes, "node-1");
+    object_node::create(&nodes, "node-1").unwrap();
     let uid = get(&nodes, "node-1").unwrap().uid().unwrap();
     eventually("slices of the newest object", || {
         let owners = owner(&stage.slices("node-1")?);

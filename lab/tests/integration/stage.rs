@@ -12,13 +12,14 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use patchbay_api::device_status::{Condition, DeviceStatus};
 use patchbay_api::virtual_machine::UsbDeviceStatus;
-use patchbay_api::{NodeUSBDevice, USBDevice, VirtualMachine, installation, keys};
+use patchbay_api::{NodeUSBDevice, USBDevice, VirtualMachine, keys};
 use patchbay_lab::api::{self, request};
-use patchbay_lab::helm::{Helm, chart};
+use patchbay_lab::helm::Helm;
 use patchbay_lab::kubectl::Kubectl;
+use patchbay_lab::manifests;
+use patchbay_lab::object_node;
 use patchbay_lab::parts::Parts;
 use patchbay_lab::plane::{Options, Plane};
-use patchbay_lab::policies;
 use patchbay_lab::wait::wait_for;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -31,9 +32,6 @@ use crate::program::Running;
 
 /// For what happens by itself.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
-
-/// What of the chart is installed: all but the pods that run our programs. In these templates nothing is filled in.
-const MANIFESTS: &[&str] = &["crds.yaml", "rbac.yaml", "user-roles.yaml", "classes.yaml", "policies.yaml"];
 
 /// The stage. Everything on it ends with it.
 pub(crate) struct Stage {
@@ -50,9 +48,7 @@ impl Stage {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let plane = Plane::start(Options::alone(&parts().bin, folder.path()).unwrap()).unwrap();
         let kubectl = kubectl(&plane, folder.path());
-        kubectl.run(&["create", "namespace", installation::NAMESPACE]).unwrap();
-        apply(&kubectl);
-        policies::wait_in_force(&plane.admin()).unwrap();
+        manifests::apply(&kubectl).unwrap();
         let client = api::connect(&plane.admin()).unwrap();
         let (awake, players) = watch::channel(players::ALL);
         let stage = Self { client, awake, agents: Agents::default(), plane, folder: Some(folder) };
@@ -121,19 +117,10 @@ impl Stage {
 
     /// The same of another of our service accounts.
     pub(crate) fn account_on(&self, account: &str, node: &str) -> PathBuf {
-        let name = format!("{account}-{node}");
-        let path = self.folder().join(format!("{name}.kubeconfig"));
+        let path = self.folder().join(format!("{account}-{node}.kubeconfig"));
         if !path.exists() {
-            let pod: Pod = serde_json::from_value(json!({
-                "metadata": {"name": name, "namespace": "patchbay"},
-                "spec": {
-                    "nodeName": node, "serviceAccountName": account, "tolerations": [{"operator": "Exists"}],
-                    "containers": [{"name": "only", "image": "none"}],
-                },
-            }))
-            .unwrap();
-            create(&self.within("patchbay"), &pod);
-            std::fs::write(&path, self.plane.account_of_pod("patchbay", account, &name).unwrap()).unwrap();
+            let kubeconfig = object_node::account_on(&self.plane, self.client(), account, node).unwrap();
+            std::fs::write(&path, kubeconfig).unwrap();
         }
         path
     }
@@ -356,14 +343,6 @@ impl Drop for Stage {
 
 fn kubectl(plane: &Plane, folder: &Path) -> Kubectl {
     Kubectl { program: parts().bin.join("kubectl"), kubeconfig: plane.admin(), log: folder.join("logs/kubectl.log") }
-}
-
-fn apply(kubectl: &Kubectl) {
-    let templates = chart().join("templates");
-    let files: Vec<String> = MANIFESTS.iter().map(|file| templates.join(file).display().to_string()).collect();
-    let mut apply = vec!["apply", "--server-side"];
-    apply.extend(files.iter().flat_map(|file| ["-f", file.as_str()]));
-    kubectl.run(&apply).unwrap();
 }
 
 fn parts() -> &'static Parts {
