@@ -4,10 +4,10 @@
 export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
 LAB = cargo run --quiet --package patchbay-lab --bin lab --
 
-.PHONY: help demo test check book fuzz sbom packages unit images lab-parts scenarios bench lab-up lab-down fmt
+.PHONY: help demo test check book fuzz sbom packages unit images lab-parts scenarios bench bench-agent lab-up lab-down fmt
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## a real cluster comes up, a stick is plugged in, and a VM on another node reads it
 	@$(LAB) demo
@@ -44,6 +44,9 @@ scenarios: ## the scenarios on real nodes; ONLY="words" runs those whose name co
 
 bench: ## measures attach, detach, discovery and moves beside the stock tools; prints a table, writes JSON
 	@$(LAB) bench
+
+bench-agent: ## measures the agent by itself: memory, idle CPU, start, storms of the kernel's messages
+	@$(LAB) bench-agent
 
 lab-up: ## starts the lab and leaves it running; prints how to use it
 	@$(LAB) up

@@ -14,7 +14,6 @@
 //! [`steps`] takes an attachment apart with what the API server's audit log, the agents' logs and the kernels say.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -22,17 +21,20 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 use crate::cluster::Lab;
+use crate::install::repository;
 use crate::progress::{say, step};
 use crate::scenarios::Needs;
 use crate::stick::Stick;
 
+pub mod agent;
 mod attach;
 mod audit;
 mod byhand;
 mod cable;
 mod clock;
 mod data;
-mod figures;
+pub(crate) mod figures;
+mod markdown;
 mod moves;
 mod pressure;
 mod probe;
@@ -136,7 +138,8 @@ fn measure(lab: &Lab) -> Result<()> {
     );
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     store(
-        unix,
+        &unix.to_string(),
+        "latest",
         &json!({
             "unix": unix,
             "kubernetes": lab.parts().kubernetes,
@@ -160,15 +163,15 @@ fn device_place(lab: &Lab, device: &str) -> Result<String> {
     lab.kubectl(&["get", "nodeusbdevice", device, "-o", "jsonpath={.status.attributes.portPath}"])
 }
 
-fn store(unix: u64, result: &Value) -> Result<()> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the lab has no repository")?;
-    let folder = repository.join("target/bench");
+/// Stores what was measured in `target/bench`, under a name of its own and under that of the latest of its kind.
+pub(crate) fn store(name: &str, latest: &str, result: &Value) -> Result<()> {
+    let folder = repository().join("target/bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let text = serde_json::to_string_pretty(result)?;
-    for name in [format!("{unix}.json"), "latest.json".to_owned()] {
-        let path = folder.join(name);
+    for name in [name, latest] {
+        let path = folder.join(format!("{name}.json"));
         fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    say(&format!("stored in target/bench/{unix}.json and target/bench/latest.json"));
+    say(&format!("stored in target/bench/{name}.json and target/bench/{latest}.json"));
     Ok(())
 }

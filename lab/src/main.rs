@@ -15,7 +15,7 @@ use patchbay_lab::namespace::{self, Place};
 use patchbay_lab::parts::{self, Parts, Release};
 use patchbay_lab::progress::say;
 use patchbay_lab::scenarios::{Needs, Scenario};
-use patchbay_lab::{bench, demo, product, rights, scenarios};
+use patchbay_lab::{bench, demo, logs, product, rights, scenarios};
 
 /// A real Kubernetes cluster on one machine: control plane, and nodes with kubelet, containerd and kernel USB/IP.
 ///
@@ -108,6 +108,12 @@ enum Command {
     },
     /// Measure, and print the table
     Bench(Size),
+    /// Measure the agent by itself, on nodes that are made up, and print the table
+    BenchAgent {
+        /// With which Kubernetes
+        #[arg(long, value_enum, default_value_t)]
+        kubernetes: Release,
+    },
     /// What `up` leaves running
     #[command(hide = true)]
     Keep(Size),
@@ -224,6 +230,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(size) => {
             inside(size.kubernetes, || bench::run(&size.start(bench::NEEDS)?).map(|()| ExitCode::SUCCESS))
         }
+        Command::BenchAgent { kubernetes } => inside(kubernetes, || {
+            let logs = logs::new_folder(&Cache::open()?)?;
+            let measured = bench::agent::run(&Parts::told()?, &namespace::state().join("agent"), &logs);
+            measured.with_context(|| format!("the logs are in {}", logs.display())).map(|()| ExitCode::SUCCESS)
+        }),
         Command::Test { words, times, size } => {
             let chosen = scenarios::matching(&words)?;
             let labs = scenarios::by_needs(&chosen);

@@ -31,7 +31,15 @@ pub struct Device<'a> {
 impl Fixture {
     /// A node with one controller (buses 1 and 2) and nothing plugged in.
     pub fn new() -> Self {
-        let folder = must(tempfile::tempdir());
+        Self::in_folder(must(tempfile::tempdir()))
+    }
+
+    /// The same in a folder of its own below `parent`, for a process that may end without dropping it.
+    pub fn within(parent: &Path) -> Self {
+        Self::in_folder(must(tempfile::tempdir_in(parent)))
+    }
+
+    fn in_folder(folder: TempDir) -> Self {
         let fixture = Self { root: SysRoot::new(folder.path()), _folder: folder };
         fixture.driver("usb");
         fixture.write("sys/bus/usb/drivers_probe", "");

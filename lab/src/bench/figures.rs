@@ -1,14 +1,15 @@
 //! Figures and the table they are printed in.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The same thing measured several times, in milliseconds.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Times(Vec<f64>);
+pub(crate) struct Times(Vec<f64>);
 
 impl FromIterator<Duration> for Times {
     fn from_iter<I: IntoIterator<Item = Duration>>(times: I) -> Self {
@@ -18,12 +19,12 @@ impl FromIterator<Duration> for Times {
 
 impl Times {
     /// One more.
-    pub(super) fn push(&mut self, time: Duration) {
+    pub(crate) fn push(&mut self, time: Duration) {
         self.0.push(time.as_secs_f64() * 1000.0);
     }
 
     /// The one in the middle, or the mean of the two in the middle; not a number if there is none.
-    pub(super) fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = |at: usize| sorted.get(at).copied().unwrap_or(f64::NAN);
@@ -31,50 +32,61 @@ impl Times {
         if sorted.len() % 2 == 1 { middle(half) } else { f64::midpoint(middle(half.saturating_sub(1)), middle(half)) }
     }
 
+    /// Each, in the order in which they were measured.
+    pub(crate) fn each(&self) -> &[f64] {
+        &self.0
+    }
+
+    /// The shortest; not a number if there is none.
+    pub(crate) fn best(&self) -> f64 {
+        self.0.iter().copied().fold(f64::NAN, f64::min)
+    }
+
     /// The longest; not a number if there is none.
-    pub(super) fn worst(&self) -> f64 {
+    pub(crate) fn worst(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::max)
     }
 }
 
 /// One line of the table.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Row {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Row {
     what: String,
     /// The median of several, or the only figure.
     figure: Option<f64>,
     worst: Option<f64>,
-    unit: &'static str,
+    unit: Cow<'static, str>,
     at_most: Option<f64>,
 }
 
 impl Row {
     /// Several times.
-    pub(super) fn times(what: &str, times: &Times) -> Self {
+    pub(crate) fn times(what: &str, times: &Times) -> Self {
         Self { worst: finite(times.worst()), ..Self::figure(what, times.median(), "ms") }
     }
 
     /// One figure. What is not a number was not measured.
-    pub(super) fn figure(what: &str, figure: f64, unit: &'static str) -> Self {
-        Self { what: what.to_owned(), figure: finite(figure), worst: None, unit, at_most: None }
+    pub(crate) fn figure(what: &str, figure: f64, unit: &'static str) -> Self {
+        Self { what: what.to_owned(), figure: finite(figure), worst: None, unit: unit.into(), at_most: None }
     }
 
     /// The aim.
     #[must_use]
-    pub(super) fn at_most(mut self, aim: f64) -> Self {
+    pub(crate) fn at_most(mut self, aim: f64) -> Self {
         self.at_most = Some(aim);
         self
     }
 
-    fn cells(&self) -> [String; 5] {
-        let number = |n: Option<f64>| n.map_or(String::new(), |n| shown(n, self.unit));
-        let aim = self.at_most.map_or(String::new(), |aim| format!("<= {}", shown(aim, self.unit)));
+    /// What, figure, worst, aim, and whether it is met.
+    pub(crate) fn cells(&self) -> [String; 5] {
+        let number = |n: Option<f64>| n.map_or(String::new(), |n| shown(n, &self.unit));
+        let aim = self.at_most.map_or(String::new(), |aim| format!("<= {}", shown(aim, &self.unit)));
         let verdict = match (self.figure, self.at_most) {
             (Some(figure), Some(aim)) if figure <= aim => "met",
             (Some(_), Some(_)) => "MISSED",
             _ => "",
         };
-        let figure = self.figure.map_or("not measured".to_owned(), |n| shown(n, self.unit));
+        let figure = self.figure.map_or("not measured".to_owned(), |n| shown(n, &self.unit));
         [self.what.clone(), figure, number(self.worst), aim, verdict.to_owned()]
     }
 }
@@ -93,7 +105,7 @@ fn shown(number: f64, unit: &str) -> String {
 }
 
 /// The rows under a title, in columns.
-pub(super) fn table(title: &str, rows: &[Row]) -> String {
+pub(crate) fn table(title: &str, rows: &[Row]) -> String {
     let aim = if rows.iter().any(|row| row.at_most.is_some()) { "aim" } else { "" };
     let heading = ["", "median", "worst", aim, ""].map(str::to_owned);
     let cells: Vec<[String; 5]> = std::iter::once(heading).chain(rows.iter().map(Row::cells)).collect();

@@ -53,7 +53,7 @@ impl Process {
     /// Its lines of the table.
     pub(super) fn rows(&self) -> Vec<Row> {
         let Self { name, node, .. } = self;
-        let aim = if name == "agent" { 20.0 } else { 60.0 };
+        let aim = if name == "agent" { 15.0 } else { 60.0 };
         vec![
             Row::figure(&format!("{name} on {node}: resident memory"), self.resident_mib, "MiB").at_most(aim),
             Row::figure("  CPU of one core while idle", self.cpu_percent, "%"),
