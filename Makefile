@@ -4,7 +4,7 @@
 export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
 LAB = cargo run --quiet --package patchbay-lab --bin lab --
 
-.PHONY: help demo test check book fuzz sbom packages unit images lab-parts scenarios bench bench-agent lab-up lab-down fmt
+.PHONY: help demo test check book fuzz sbom packages unit images lab-parts scenarios bench bench-agent plot lab-up lab-down fmt
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: ## measures attach, detach, discovery and moves beside the stock tools; p
 
 bench-agent: ## measures the agent by itself: memory, idle CPU, start, storms of the kernel's messages
 	@$(LAB) bench-agent
+
+plot: ## draws what was measured: the pictures and tables of docs/measured.md
+	@$(LAB) plot
 
 lab-up: ## starts the lab and leaves it running; prints how to use it
 	@$(LAB) up

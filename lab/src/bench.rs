@@ -36,6 +36,7 @@ mod data;
 pub(crate) mod figures;
 mod markdown;
 mod moves;
+pub mod plot;
 mod pressure;
 mod probe;
 mod processes;

@@ -114,6 +114,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         kubernetes: Release,
     },
+    /// Draw what was measured: the pictures and tables of docs/measured.md
+    Plot,
     /// What `up` leaves running
     #[command(hide = true)]
     Keep(Size),
@@ -235,6 +237,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let measured = bench::agent::run(&Parts::told()?, &namespace::state().join("agent"), &logs);
             measured.with_context(|| format!("the logs are in {}", logs.display())).map(|()| ExitCode::SUCCESS)
         }),
+        Command::Plot => bench::plot::run().map(|()| ExitCode::SUCCESS),
         Command::Test { words, times, size } => {
             let chosen = scenarios::matching(&words)?;
             let labs = scenarios::by_needs(&chosen);

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::attach::{comes, goes};
 use super::clock::Clock;
@@ -22,20 +22,21 @@ use crate::progress::say;
 const ID: &str = "byhand";
 
 /// What was measured.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct ByHand {
     /// From `usbip bind` to the guest.
     pub(super) attach: Times,
     /// From `device_del` to the guest.
     pub(super) detach: Times,
     /// How fast the guest reads a disk that it has in this way.
+    #[serde(default)]
     pub(super) disk: Path,
     /// A command that does nothing on a node: what the lab itself takes to bring one there.
     pub(super) command: Times,
-    bind: Times,
-    link: Times,
-    qemu: Times,
-    guest: Times,
+    pub(super) bind: Times,
+    pub(super) link: Times,
+    pub(super) qemu: Times,
+    pub(super) guest: Times,
 }
 
 impl ByHand {

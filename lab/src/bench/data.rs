@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::figures::{Row, Times};
 use super::processes::{Process, Usages};
@@ -23,7 +23,7 @@ const LOCAL: &str = "local-vm";
 const SIZE: usize = 16 << 20;
 
 /// What a guest has measured of a disk.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Path {
     /// One read of 4 KiB.
     block: Times,

@@ -1,9 +1,10 @@
 //! Moves of the machine: for how long its guest is without the device, from every kind of place to every other.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::clock::Clock;
@@ -22,13 +23,13 @@ const MOVED: Duration = Duration::from_secs(120);
 const WAYS: [(&str, &str); 3] = [(OTHER, "remote to remote"), (HOME, "remote to local"), (IMPORTER, "local to remote")];
 
 /// The moves of one kind.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Moves {
-    way: &'static str,
+    pub(super) way: Cow<'static, str>,
     /// The guest has no device.
-    gap: Times,
+    pub(super) gap: Times,
     /// From the request to the completed operation.
-    whole: Times,
+    pub(super) whole: Times,
 }
 
 /// The rounds, which begin and end on [`IMPORTER`]. The machine is then started anew, so that its pod has the ordinary name.
@@ -40,7 +41,7 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, device: &str, clock: &C
     case.set_devices(VM, &[device])?;
     attach::comes(guest)?;
     case.wait_status(VM, device, true)?;
-    let mut all = WAYS.map(|(_, way)| Moves { way, ..Moves::default() });
+    let mut all = WAYS.map(|(_, way)| Moves { way: way.into(), ..Moves::default() });
     let mut from = IMPORTER;
     for round in 0..=ROUNDS {
         for ((to, way), moves) in WAYS.iter().zip(&mut all) {

@@ -15,6 +15,41 @@ use crate::cluster::Lab;
 
 const CONTROLLER: &str = "system:serviceaccount:patchbay:controller";
 
+/// Who is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The API server.
+    Request,
+    /// Our controller.
+    Controller,
+    /// The cluster's scheduler.
+    Scheduler,
+    /// The importer's kubelet, which calls the agent there.
+    Prepare,
+    /// Both agents.
+    Link,
+    /// The importer's kernel.
+    Kernel,
+    /// QEMU.
+    Qemu,
+    /// The guest, and who brings its line to us.
+    Guest,
+}
+
+/// The steps in their order.
+pub(super) const STEPS: [(&str, Part); 10] = [
+    ("list changed (request and answer)", Part::Request),
+    ("controller: the device's claim is made", Part::Controller),
+    ("controller: the attachment pod is made", Part::Controller),
+    ("scheduler: claims allocated, pod bound", Part::Scheduler),
+    ("kubelet: calls Prepare; agent: claims prepared", Part::Prepare),
+    ("link: call, checks, bind, TLS; given to vhci", Part::Link),
+    ("vhci: the node's kernel has the device", Part::Kernel),
+    ("QEMU takes it; agent: plugged", Part::Qemu),
+    ("the guest sees it; its line is in the pod's log", Part::Guest),
+    ("kubelet: the line's way from there to the lab", Part::Guest),
+];
+
 /// What was written down while the rounds ran.
 pub(super) struct Records {
     /// The API server's.
@@ -51,7 +86,7 @@ impl Records {
     }
 
     /// When the steps of a round ended; None for one of which nothing tells.
-    fn ends(&self, round: &Round) -> Vec<(&'static str, Option<Duration>)> {
+    fn ends(&self, round: &Round) -> [Option<Duration>; STEPS.len()] {
         let within = |at: &Duration| (round.asked..=round.recalled).contains(at);
         let write = |user: &'static str, what: &'static str| {
             let mine = move |w: &&Write| within(&w.at) && w.what == what && (user.is_empty() || w.user == user);
@@ -62,36 +97,29 @@ impl Records {
             // There are two claims: the later one counts. Of everything else there is one.
             said.iter().map(|(at, _)| *at).max()
         };
-        vec![
-            ("list changed (request and answer)", write("", "patch virtualmachines")),
-            ("controller: the device's claim is made", write(CONTROLLER, "create resourceclaims")),
-            ("controller: the attachment pod is made", write(CONTROLLER, "create pods")),
-            ("scheduler: claims allocated, pod bound", write("system:kube-scheduler", "create pods/binding")),
-            ("kubelet: calls Prepare; agent: claims prepared", agent(": claim prepared ")),
-            ("link: call, checks, bind, TLS; given to vhci", agent("steps: imported ")),
-            ("vhci: the node's kernel has the device", {
-                self.uevents.iter().find(|e| e.add && within(&e.at)).map(|e| e.at)
-            }),
-            ("QEMU takes it; agent: plugged", agent("steps: plugged ")),
-            ("the guest sees it; its line is in the pod's log", {
-                let added = |(at, said): &&(Duration, String)| within(at) && said.contains("guest: usb add");
-                self.console.iter().find(added).map(|(at, _)| *at)
-            }),
-            ("kubelet: the line's way from there to the lab", Some(round.seen)),
+        let added = |(at, said): &&(Duration, String)| within(at) && said.contains("guest: usb add");
+        [
+            write("", "patch virtualmachines"),
+            write(CONTROLLER, "create resourceclaims"),
+            write(CONTROLLER, "create pods"),
+            write("system:kube-scheduler", "create pods/binding"),
+            agent(": claim prepared "),
+            agent("steps: imported "),
+            self.uevents.iter().find(|e| e.add && within(&e.at)).map(|e| e.at),
+            agent("steps: plugged "),
+            self.console.iter().find(added).map(|(at, _)| *at),
+            Some(round.seen),
         ]
     }
 }
 
 /// The time of each step, from the end of the one before, over all rounds: as rows, and by name.
 pub(super) fn breakdown(records: &Records, rounds: &[Round]) -> (Vec<Row>, BTreeMap<&'static str, Times>) {
-    let mut times: Vec<(&'static str, Times)> = Vec::new();
+    let mut times = STEPS.map(|(what, _)| (what, Times::default()));
     for round in rounds {
         let mut last = round.asked;
-        for (number, (what, end)) in records.ends(round).into_iter().enumerate() {
-            if times.len() <= number {
-                times.push((what, Times::default()));
-            }
-            if let (Some(end), Some((_, times))) = (end, times.get_mut(number)) {
+        for (end, (_, times)) in records.ends(round).into_iter().zip(&mut times) {
+            if let Some(end) = end {
                 times.push(end.saturating_sub(last));
                 last = last.max(end);
             }
