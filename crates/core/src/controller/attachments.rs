@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::conditions::{PluggedState, Seconds};
 use crate::controller::action::{Action, NewAttachment, Plan};
-use crate::controller::devices::{Presence, home};
+use crate::controller::devices::{Presence, home, is_silent};
 use crate::controller::moves::{self, Active};
 use crate::controller::status::{no_free_port, step};
 use crate::controller::view::View;
@@ -278,8 +278,11 @@ pub(super) fn reservation(world: &View<'_>, vm: &VmName, source: &PodRef, target
             }
             continue;
         };
-        if let Some(message) = no_free_port(world, own) {
-            return Reservation::NoPort(format!("USB device {device} cannot follow: {message}"));
+        match no_free_port(world, own).map(|why| format!("USB device {device} cannot follow: {why}")) {
+            // A node that has just booted tells its ports a moment later than that it is ready.
+            Some(why) if is_silent(world, &own.node) => drop(waits.get_or_insert(why)),
+            Some(why) => return Reservation::NoPort(why),
+            None => {}
         }
         if own.state != PodState::Running {
             waits.get_or_insert(format!("USB device {device}: {}", step(own)));

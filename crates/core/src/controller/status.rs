@@ -95,7 +95,7 @@ pub(super) fn young(world: &World, attachment: &Attachment, plan: &mut Plan) -> 
 pub(crate) fn no_free_port(world: &World, attachment: &Attachment) -> Option<String> {
     let hub = attachment.hub.filter(|_| attachment.is_unschedulable())?;
     let (node, kind) = (&attachment.node, hub.title());
-    let Some(pool) = world.pools.get(node) else {
+    let Some(pool) = world.pools.get(node).filter(|pool| !pool.silent || !pool.ports.is_empty()) else {
         return Some(format!("node {node} offers no USB/IP ports: check the pod of Patchbay's agent there"));
     };
     let all = pool.ports.iter().filter(|p| p.hub == hub).count();

@@ -298,6 +298,27 @@ fn what_fails_before_the_decision_leaves_everything_as_it_was() {
     }
 }
 
+/// Its kubelet has removed what a former agent had published, and the agent has not spoken yet.
+#[test]
+fn a_node_that_has_not_told_its_ports_yet_is_waited_for() {
+    let mut it = scheduled(asked(), "node-3");
+    let told = it.world.pools.get(&"node-3".into()).unwrap().clone();
+    it.attachments_on("node-3")[0].placement = Placement::NoPlace;
+    let pool = it.world.pools.get_mut(&"node-3".into()).unwrap();
+    (pool.silent, pool.ports) = (true, vec![]);
+    it.settle();
+    let of = |it: &Builder| it.world.operations[&("blue".into(), "op".into())].status.clone();
+    let status = of(&it);
+    assert!(format!("{status:?}").contains("InProgress"), "{status:?}");
+    let why =
+        "USB device stick cannot follow: node node-3 offers no USB/IP ports: check the pod of Patchbay's agent there";
+    assert!(format!("{status:?}").contains(why), "{status:?}");
+    it.world.pools.insert("node-3".into(), told);
+    it.attachments_on("node-3")[0].placement = Placement::Awaited;
+    let it = prepared(it);
+    assert!(!format!("{:?}", of(&it)).contains("cannot follow"), "{:?}", of(&it));
+}
+
 #[test]
 fn an_operation_that_is_deleted_before_the_decision_is_undone_and_goes() {
     let worlds: [fn() -> Builder; 4] = [asked, || scheduled(asked(), "node-3"), moving, paused];
