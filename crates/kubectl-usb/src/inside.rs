@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryFutureExt, stream};
 use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 use kube::api::AttachParams;
-use kube::{Api, Error};
 use patchbay_api::installation::{AGENT, NAMESPACE};
 use patchbay_core::doctor::Seen;
 use patchbay_core::doctor::seen::{Asked, Inside, ProgramPod};
@@ -19,6 +19,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::connection::Cluster;
+use crate::failure::Failure;
 use crate::style::aside;
 
 /// How many are asked at a time: each calls all others.
@@ -33,7 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Longest answer, in bytes: some hundred for each other node.
 const MOST: u64 = 4 << 20;
 
-/// Why nobody has to be asked a second time.
+/// The API server's word for what one may not do.
 const FORBIDDEN: u16 = 403;
 
 /// Asks each node that is ready and has an agent that is.
@@ -51,7 +52,7 @@ pub(crate) async fn ask(cluster: &Cluster, seen: &Seen) -> BTreeMap<NodeName, As
     let (pods, command) = (&pods, &command);
     let asking = format!("asking the agents of {} nodes how these are, and whom they reach", agents.len());
     let answers = stream::iter(agents).map(|(node, pod)| async move {
-        let answer = timeout(DEADLINE, run(pods, pod, command));
+        let answer = timeout(DEADLINE, run(cluster, pods, pod, command));
         let late = |_| Err(format!("the agent has not told how its node is within {} s", DEADLINE.as_secs()));
         (node.clone(), answer.unwrap_or_else(late).await)
     });
@@ -66,10 +67,10 @@ pub(crate) async fn ask(cluster: &Cluster, seen: &Seen) -> BTreeMap<NodeName, As
 }
 
 /// Runs the check in the pod of an agent.
-async fn run(pods: &Api<Pod>, pod: &ProgramPod, command: &[String]) -> Asked<Inside> {
+async fn run(cluster: &Cluster, pods: &Api<Pod>, pod: &ProgramPod, command: &[String]) -> Asked<Inside> {
     let params = AttachParams::default().container(AGENT).stdin(false).stdout(true).stderr(true);
-    let process = pods.exec(pod.name.as_str(), command, &params).await;
-    let mut process = process.map_err(|error| refusal(&error))?;
+    let process = cluster.ask("ask the agent", pods.exec(pod.name.as_str(), command, &params)).await;
+    let mut process = process.map_err(|failure| refusal(&failure))?;
     let (said, errors) = (process.stdout(), process.stderr());
     let read = |stream: Option<_>| async move {
         let mut text = String::new();
@@ -84,12 +85,12 @@ async fn run(pods: &Api<Pod>, pod: &ProgramPod, command: &[String]) -> Asked<Ins
 }
 
 /// Why nothing was run.
-fn refusal(error: &Error) -> String {
-    match error {
-        Error::Api(status) if status.code == FORBIDDEN => {
+fn refusal(failure: &Failure) -> String {
+    match failure {
+        Failure::Refused { status, .. } if status.code == FORBIDDEN => {
             format!("cannot ask the agent, which takes the right to create pods/exec in namespace {NAMESPACE}")
         }
-        error => format!("cannot ask the agent: {error}"),
+        failure => failure.to_string(),
     }
 }
 

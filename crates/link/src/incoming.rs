@@ -17,7 +17,8 @@ use crate::{LinkError, Timing};
 ///  accept() --> waiting --- wait() ---> waiting       hung_up() completes when the importer is gone
 ///                  |------- deny() ---> closed
 ///                  |------- grant() --> Session        of a request to import
-///                  |------- accept() -> Session        of a request to migrate, or a greeting
+///                  |------- accept() -> Session        of a request to migrate
+///                  |-- greet_back() --> closed         by the caller, of a greeting
 /// ```
 #[derive(Debug)]
 pub struct Incoming {
@@ -117,6 +118,18 @@ impl Incoming {
     /// As for [`Incoming::grant`].
     pub async fn accept(self) -> Result<Session, LinkError> {
         self.say_yes(&Answer::Accepted).await
+    }
+
+    /// Answers a greeting, and waits until the caller hangs up: it tries to give the connection to its kernel, and a kernel takes none
+    /// that has ended.
+    ///
+    /// # Errors
+    /// The caller is gone or does not read.
+    pub async fn greet_back(mut self) -> Result<(), LinkError> {
+        self.say(&Answer::Accepted).await?;
+        // It says nothing more. Whatever comes, or nothing in time, is the end.
+        drop(timeout(self.timing.request, Self::gone(&self.stream, self.peer)).await);
+        Ok(())
     }
 
     async fn say_yes(mut self, answer: &Answer) -> Result<Session, LinkError> {

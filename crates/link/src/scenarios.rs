@@ -130,7 +130,7 @@ async fn a_greeting_is_answered_and_timed() {
     let call = tokio::spawn(async move { greet(address, "home", &importer).await });
     let incoming = timeout(PATIENCE, listener.accept()).await.unwrap();
     assert_eq!((incoming.peer_node(), incoming.request()), ("importer", &Request::Greet));
-    let _session = incoming.accept().await.unwrap();
+    timeout(PATIENCE, incoming.greet_back()).await.unwrap().unwrap();
     let greeted = timeout(PATIENCE, call).await.unwrap().unwrap().unwrap();
     assert!(greeted.round_trip > Duration::ZERO && greeted.round_trip < PATIENCE);
     // Whether this machine's kernel has TLS is not for a test to say: only that it was asked.

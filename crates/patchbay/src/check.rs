@@ -141,7 +141,9 @@ async fn greet(identity: &Identity, peer: &Peer, port: u16) -> (NodeName, Asked<
     match patchbay_link::greet(address, peer.node.as_str(), identity).await {
         Ok(greeted) => {
             let micros = u64::try_from(greeted.round_trip.as_micros()).unwrap_or(u64::MAX);
-            (peer.node.clone(), Ok(micros), greeted.kernel.err())
+            // One that the other end has closed meanwhile says nothing of the kernel.
+            let kernel = greeted.kernel.err().filter(|why| !matches!(why, KernelTlsError::NotConnected));
+            (peer.node.clone(), Ok(micros), kernel)
         }
         Err(error) => (peer.node.clone(), Err(chain(&error)), None),
     }

@@ -55,7 +55,7 @@ impl Module {
     pub fn present(self, root: &SysRoot) -> bool {
         match self {
             Self::UsbipHost => host::modules_present(root),
-            Self::VhciHcd => vhci::folder(root).exists(),
+            Self::VhciHcd => vhci::folder(root).path().join("status").exists(),
             Self::Tls => {
                 let listed = fs::read_to_string(root.path("proc/sys/net/ipv4/tcp_available_ulp"));
                 listed.is_ok_and(|names| names.split_whitespace().any(|name| name == "tls"))
@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn modules_are_loaded_by_name() {
-        let node = node("test \"$1\" = vhci-hcd && mkdir -p sys/devices/platform/vhci_hcd.0");
+        let node = node(
+            "test \"$1\" = vhci-hcd && mkdir -p sys/devices/platform/vhci_hcd.0 && touch sys/devices/platform/vhci_hcd.0/status",
+        );
         assert_eq!(load(node.root(), &[Module::VhciHcd]).len(), 0);
     }
 

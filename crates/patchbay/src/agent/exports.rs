@@ -182,8 +182,7 @@ impl Exports {
                 let asked = asked.clone();
                 return self.moves.answer(incoming, asked).await.map(|()| Ending::Granted);
             }
-            // Whoever greets has its answer, and hangs up.
-            Asked::Greet => return incoming.accept().await.map(|_session| Ending::Granted),
+            Asked::Greet => return incoming.greet_back().await.map(|()| Ending::Granted),
         };
         let request = Request {
             peer: NodeName::new(incoming.peer_node()),
