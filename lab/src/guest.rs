@@ -90,6 +90,13 @@ impl Guest {
         self.console.lines().iter().skip(self.from).cloned().collect()
     }
 
+    /// What has come since this was asked last, or since [`Guest::forget`]. What it gives does not count any more.
+    pub fn news(&mut self) -> Vec<Line> {
+        let news = self.lines();
+        self.from += news.len();
+        news
+    }
+
     /// Waits for a line for which `wanted` gives a value.
     ///
     /// # Errors
@@ -341,6 +348,16 @@ mod tests {
         let text = guest.wait_line("anything", Duration::from_secs(10), |line| Some(line.text.clone())).unwrap();
         other.join().unwrap();
         assert_eq!(text, "new");
+    }
+
+    #[test]
+    fn each_line_is_news_once() {
+        let mut guest = guest(&["one", "two"]);
+        let texts = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
+        assert_eq!(texts(guest.news()), ["one", "two"]);
+        guest.console.lines().push(line("three"));
+        assert_eq!(texts(guest.news()), ["three"]);
+        assert!(guest.news().is_empty());
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub mod told;
 pub mod tree;
 pub mod uml;
 pub mod wait;
+pub mod walk;
 
 #[cfg(test)]
 mod attacks;

@@ -15,6 +15,7 @@ use patchbay_lab::namespace::{self, Place};
 use patchbay_lab::parts::{self, Parts, Release};
 use patchbay_lab::progress::say;
 use patchbay_lab::scenarios::{Needs, Scenario};
+use patchbay_lab::walk::{self, Pace};
 use patchbay_lab::{bench, demo, logs, product, rights, scenarios};
 
 /// A real Kubernetes cluster on one machine: control plane, and nodes with kubelet, containerd and kernel USB/IP.
@@ -103,6 +104,20 @@ enum Command {
         /// How often to run them
         #[arg(long, default_value_t = 1)]
         times: u32,
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Walk through all that happens in a cluster, step by step, and compare with a model after each
+    Walk {
+        /// The same one, the same steps; one of the clock's if none is given
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How far
+        #[arg(long, default_value_t = 500)]
+        steps: u32,
+        /// Without what takes a minute each: nodes that lose their power, machines that move
+        #[arg(long)]
+        quick: bool,
         #[command(flatten)]
         size: Size,
     },
@@ -238,6 +253,13 @@ fn run(command: Command) -> Result<ExitCode> {
             measured.with_context(|| format!("the logs are in {}", logs.display())).map(|()| ExitCode::SUCCESS)
         }),
         Command::Plot => bench::plot::run().map(|()| ExitCode::SUCCESS),
+        Command::Walk { seed, steps, quick, size } => inside(size.kubernetes, || {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let pace = if quick { Pace::Quick } else { Pace::Full };
+            let lab = size.start(walk::NEEDS)?;
+            walk::walk(&lab, seed.unwrap_or(now.as_secs()), steps, pace).inspect_err(|_| lab.collect_logs())?;
+            Ok(ExitCode::SUCCESS)
+        }),
         Command::Test { words, times, size } => {
             let chosen = scenarios::matching(&words)?;
             let labs = scenarios::by_needs(&chosen);

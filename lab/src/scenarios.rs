@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::Lab;
+use crate::walk;
 
 mod assignments;
 mod contested;
@@ -172,6 +173,7 @@ pub fn all() -> Vec<Scenario> {
         large("migration_whose_target_ends_leaves_all_where_it_was", interrupted::by_the_end_of_the_target),
         large("migration_goes_on_without_a_device_that_is_pulled_out", interrupted::by_the_cable),
         large("migration_many_times_in_a_row_gives_no_wrong_block", migration::many_times),
+        large("a_short_walk_of_all_that_happens_leaves_all_as_a_model_says", walk::short),
     ]
 }
 
