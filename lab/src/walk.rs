@@ -15,7 +15,7 @@
 //!
 //! All but the last two are pure. A step is done; then objects and guests are looked at until they are as expected, or the
 //! deadline is over. Whoever has a device has read all of it. No two guests have one device at one time, none reads anything wrong,
-//! and none loses a device that the step has nothing to do with, be it for a moment. `kubectl usb why` has the reason of whatever
+//! none starts anew by itself, and none loses a device that the step has nothing to do with, be it for a moment. `kubectl usb why` has the reason of whatever
 //! a machine lists and has not got. Each fifty steps, and at the end, everything is detached: nothing may be left, and our
 //! processes may not have grown.
 
@@ -189,7 +189,8 @@ impl<'l> Walk<'l> {
                 before.may_blink(operation, machine, device) || self.path.model.may_blink(operation, machine, device)
             })
         };
-        let complaints = history::complaints(&self.hands, said, may_blink);
+        let may_boot = |machine: Machine| before.may_boot(operation, machine);
+        let complaints = history::complaints(&self.hands, said, may_boot, may_blink);
         let complaints = complaints.join("; ");
         let holders =
             settled.map_err(|error| if complaints.is_empty() { error } else { error.context(complaints.clone()) })?;

@@ -1,5 +1,5 @@
 //! What guests have said in a step, of all of them together: that no two had one device at one time, that nothing was read
-//! wrong, and that no guest has lost a device for no reason.
+//! wrong, and that no guest has lost a device, or has started anew, for no reason.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,18 +24,24 @@ pub(super) struct Said {
 /// Who had which device, by serial numbers.
 pub(super) type Hands = BTreeMap<String, Machine>;
 
-/// What should not have been in a step before which the devices were in these hands. `may_blink` says whether a guest may have lost
-/// a device in it.
+/// What should not have been in a step before which the devices were in these hands. `may_boot` says whether a guest may have
+/// started in it, `may_blink` whether it may have lost a device.
 pub(super) fn complaints(
     before: &Hands,
     mut said: Vec<Said>,
+    may_boot: impl Fn(Machine) -> bool,
     may_blink: impl Fn(Machine, &str) -> bool,
 ) -> Vec<String> {
     said.sort_by_key(|said| said.at);
     let (mut hands, mut complaints) = (before.clone(), Vec::new());
     for (at, Said { machine, change, .. }) in said.iter().enumerate() {
         match change {
-            Change::Booted => hands.retain(|_, holder| holder != machine),
+            Change::Booted => {
+                hands.retain(|_, holder| holder != machine);
+                if !may_boot(*machine) {
+                    complaints.push(format!("the guest of {machine} has started anew, which nobody has asked for"));
+                }
+            }
             Change::Wrong(line) => complaints.push(format!("{machine} has read something wrong: {line}")),
             Change::Went(serial) => {
                 if hands.get(serial) == Some(machine) {
@@ -86,7 +92,7 @@ mod tests {
 
     fn told(before: &[(&str, Machine)], all: Vec<Said>, blinks: bool) -> String {
         let before = before.iter().map(|(serial, machine)| ((*serial).to_owned(), *machine)).collect();
-        complaints(&before, all, |_, _| blinks).join("; ")
+        complaints(&before, all, |_| blinks, |_, _| blinks).join("; ")
     }
 
     #[test]
@@ -111,6 +117,13 @@ mod tests {
         let blink = || vec![said(500, First, went()), said(900, First, came())];
         assert_eq!(told(&[("SN1", First)], blink(), false), "first has lost SN1, which nobody has touched");
         assert_eq!(told(&[("SN1", First)], blink(), true), "");
+    }
+
+    #[test]
+    fn a_guest_that_starts_anew_by_itself_is_complained_of() {
+        let booted = || vec![said(500, First, Change::Booted)];
+        let complaint = "the guest of first has started anew, which nobody has asked for";
+        assert_eq!((told(&[], booted(), false), told(&[], booted(), true)), (complaint.to_owned(), String::new()));
     }
 
     #[test]

@@ -114,6 +114,16 @@ impl Model {
         }
     }
 
+    /// Whether a guest starts anew in a step.
+    pub(super) fn may_boot(&self, operation: &Operation, machine: Machine) -> bool {
+        match *operation {
+            Operation::Start(it, _) | Operation::Restart(it) | Operation::Kill(Process::Qemu(it)) => it == machine,
+            Operation::PowerOn(node) => self.machines.get(&machine).is_some_and(|state| state.node == node),
+            Operation::Rest => self.off.is_some_and(|node| self.may_boot(&Operation::PowerOn(node), machine)),
+            _ => false,
+        }
+    }
+
     /// What a step makes of it.
     pub(super) fn apply(&mut self, operation: &Operation) {
         match *operation {
@@ -283,5 +293,22 @@ mod tests {
         }
         // At home no link is needed.
         assert!(!blinks(Operation::Cut(Node::One, Node::Two), Machine::Third));
+    }
+
+    #[test]
+    fn a_guest_starts_anew_when_it_is_started_or_its_node_is_and_never_when_it_moves() {
+        let off = after(&[Operation::PowerOff(Node::Two)]);
+        for (operation, boots) in [
+            (Operation::Restart(Machine::First), true),
+            (Operation::Kill(Process::Qemu(Machine::First)), true),
+            (Operation::PowerOn(Node::Two), true),
+            (Operation::Rest, true),
+            (Operation::Migrate(Machine::First, Node::One), false),
+            (Operation::Restart(Machine::Second), false),
+            (Operation::Kill(Process::Agent(Node::Two)), false),
+        ] {
+            assert_eq!(off.may_boot(&operation, Machine::First), boots, "{operation}");
+        }
+        assert!(!Model::begin().may_boot(&Operation::Rest, Machine::First));
     }
 }
