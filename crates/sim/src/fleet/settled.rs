@@ -26,7 +26,7 @@ const MOST_PLANS: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsettled {
     /// What was still to be done.
-    pub next: Option<Action>,
+    pub next: Option<Box<Action>>,
 }
 
 /// The world of a fleet at rest.
@@ -110,7 +110,7 @@ fn settle(world: &mut World) -> Result<(), Unsettled> {
             carry_out(world, action)?;
         }
     }
-    Err(Unsettled { next: plan(world).actions.into_iter().next() })
+    Err(Unsettled { next: plan(world).actions.into_iter().next().map(Box::new) })
 }
 
 /// Does what is done of a fleet that comes to be: nothing is taken away.
@@ -147,7 +147,7 @@ fn carry_out(world: &mut World, action: Action) -> Result<(), Unsettled> {
         Action::PublishVm { namespace, name, status } => {
             world.vms.entry((namespace, name)).and_modify(|vm| vm.status = status);
         }
-        other => return Err(Unsettled { next: Some(other) }),
+        other => return Err(Unsettled { next: Some(Box::new(other)) }),
     }
     Ok(())
 }
