@@ -202,7 +202,8 @@ mod tests {
     fn machine(dir: &Path, kernel: &str) -> Machine {
         use std::os::unix::fs::PermissionsExt;
         let linux = dir.join("linux");
-        fs::write(&linux, format!("#!/bin/sh\n{kernel}\n")).unwrap();
+        // Not sh: dash knows no descriptors of two digits.
+        fs::write(&linux, format!("#!/bin/bash\n{kernel}\n")).unwrap();
         fs::set_permissions(&linux, fs::Permissions::from_mode(0o755)).unwrap();
         Machine {
             name: "node-1".into(),
