@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use patchbay_core::controller::Action;
-use patchbay_core::controller::world::{
-    Attachment, Claim, NodeDevice, Placement, PodState, Template, UsbDevice, VmPod,
-};
+use patchbay_core::controller::world::{Claim, NodeDevice, PodState, Template, UsbDevice, VmPod};
 
 use crate::api::ClaimRest;
 use crate::cluster::Cluster;
@@ -179,22 +177,8 @@ pub fn perform(cluster: &mut Cluster, action: Action) -> Option<Action> {
         Action::CreateAttachment(new) => {
             let key = (new.vm_pod.namespace.clone(), new.name.clone());
             if !cluster.api.seen.attachments.contains_key(&key) {
-                let pod = Attachment {
-                    uid: cluster.fresh_uid(&format!("pod-{}-{}", key.0, key.1)),
-                    created: 0,
-                    deleting: false,
-                    device: new.device,
-                    vm_pod: new.vm_pod,
-                    vm: new.vm,
-                    node: new.node,
-                    hub: new.hub,
-                    want: new.want,
-                    port_claim: None,
-                    placement: Placement::Awaited,
-                    reminders: 0,
-                    state: PodState::Pending,
-                    plugged: None,
-                };
+                let uid = cluster.fresh_uid(&format!("pod-{}-{}", key.0, key.1));
+                let pod = new.made(uid, 0);
                 cluster.api_mut().seen.attachments.insert(key, pod);
             }
         }

@@ -2,7 +2,8 @@
 
 use crate::conditions::Seconds;
 use crate::controller::world::{
-    ClaimReport, DeviceStatus, OperationKind, OperationStatus, TemplateContent, VmStatus, Want,
+    Attachment, ClaimReport, DeviceStatus, OperationKind, OperationStatus, Placement, PodState, TemplateContent,
+    VmStatus, Want,
 };
 use crate::migration::{Decision, Destination};
 use crate::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, PodRef, Uid, VmName};
@@ -316,4 +317,26 @@ pub struct NewAttachment {
     pub hub: Option<Hub>,
     /// What it asks the agent for.
     pub want: Want,
+}
+
+impl NewAttachment {
+    /// The pod as it is the moment it was made, and nobody has looked at it yet.
+    pub fn made(self, uid: Uid, created: Seconds) -> Attachment {
+        Attachment {
+            uid,
+            created,
+            deleting: false,
+            device: self.device,
+            vm_pod: self.vm_pod,
+            vm: self.vm,
+            node: self.node,
+            hub: self.hub,
+            want: self.want,
+            port_claim: None,
+            placement: Placement::Awaited,
+            reminders: 0,
+            state: PodState::Pending,
+            plugged: None,
+        }
+    }
 }

@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use crate::conditions::{PluggedState, Seconds};
 use crate::controller::action::{Action, NewAttachment, Plan};
-use crate::controller::devices::{Presence, home, is_silent};
+use crate::controller::devices::{Presence, home};
 use crate::controller::moves::{self, Active};
-use crate::controller::status::{no_free_port, step};
+use crate::controller::status::{keeps_ports_to_itself, no_free_port, step};
 use crate::controller::view::View;
 use crate::controller::world::{Attachment, Claim, Placement, PodState, Vm, Want, World};
 use crate::controller::{CLAIMS_SEEN_WITHIN, engine, pods};
@@ -280,7 +280,7 @@ pub(super) fn reservation(world: &View<'_>, vm: &VmName, source: &PodRef, target
         };
         match no_free_port(world, own).map(|why| format!("USB device {device} cannot follow: {why}")) {
             // A node that has just booted tells its ports a moment later than that it is ready.
-            Some(why) if is_silent(world, &own.node) => drop(waits.get_or_insert(why)),
+            Some(why) if keeps_ports_to_itself(world, &own.node) => drop(waits.get_or_insert(why)),
             Some(why) => return Reservation::NoPort(why),
             None => {}
         }

@@ -188,7 +188,7 @@ pub(super) fn dead(node: &NodeName) -> String {
 }
 
 /// Whether a node that is there says nothing of its devices, not even that it has none.
-pub(super) fn is_silent(world: &World, node: &NodeName) -> bool {
+fn is_silent(world: &World, node: &NodeName) -> bool {
     world.nodes.contains_key(node) && world.pools.get(node).is_none_or(|p| p.silent)
 }
 

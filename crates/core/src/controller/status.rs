@@ -91,11 +91,18 @@ pub(super) fn young(world: &World, attachment: &Attachment, plan: &mut Plan) -> 
     world.now < until
 }
 
+/// Whether nothing is known of the ports of a node: its agent has not told them, or not again since somebody has removed what it
+/// had told, as a kubelet does when it starts. They may still come.
+pub(crate) fn keeps_ports_to_itself(world: &World, node: &NodeName) -> bool {
+    world.pools.get(node).is_none_or(|pool| pool.silent && pool.ports.is_empty())
+}
+
 /// Says that, and why, there is no port for an attachment that needs one.
 pub(crate) fn no_free_port(world: &World, attachment: &Attachment) -> Option<String> {
     let hub = attachment.hub.filter(|_| attachment.is_unschedulable())?;
     let (node, kind) = (&attachment.node, hub.title());
-    let Some(pool) = world.pools.get(node).filter(|pool| !pool.silent || !pool.ports.is_empty()) else {
+    let pool = world.pools.get(node).filter(|_| !keeps_ports_to_itself(world, node));
+    let Some(pool) = pool else {
         return Some(format!("node {node} offers no USB/IP ports: check the pod of Patchbay's agent there"));
     };
     let all = pool.ports.iter().filter(|p| p.hub == hub).count();

@@ -5,9 +5,9 @@
 
 use patchbay_core::conditions::{GuestPort, PluggedState};
 use patchbay_core::controller::world::{
-    Attachment, Claim, Node, NodeDevice, Placement, PodState, Pool, RunPolicy, Template, UsbDevice, Vm, VmPod,
+    Claim, Node, NodeDevice, Placement, PodState, Pool, RunPolicy, Template, UsbDevice, Vm, VmPod,
 };
-use patchbay_core::controller::{Action, NewAttachment, World, plan, pod_name};
+use patchbay_core::controller::{Action, World, plan, pod_name};
 use patchbay_core::names::{ClaimName, Uid};
 use patchbay_core::speed::{Hub, PortName};
 
@@ -141,7 +141,8 @@ fn carry_out(world: &mut World, action: Action) -> Result<(), Unsettled> {
         }
         Action::CreateAttachment(new) => {
             let key = (new.vm_pod.namespace.clone(), new.name.clone());
-            world.attachments.insert(key, made(new));
+            let uid = Uid::new(format!("uid-of-{}", new.name));
+            world.attachments.insert(key, new.made(uid, MADE));
         }
         Action::CreateBudget { namespace, vm } => drop(world.budgets.insert((namespace, vm))),
         Action::PublishVm { namespace, name, status } => {
@@ -150,26 +151,6 @@ fn carry_out(world: &mut World, action: Action) -> Result<(), Unsettled> {
         other => return Err(Unsettled { next: Some(Box::new(other)) }),
     }
     Ok(())
-}
-
-/// An attachment pod that was just made.
-fn made(new: NewAttachment) -> Attachment {
-    Attachment {
-        uid: Uid::new(format!("uid-of-{}", new.name)),
-        created: MADE,
-        deleting: false,
-        device: new.device,
-        vm_pod: new.vm_pod,
-        vm: new.vm,
-        node: new.node,
-        hub: new.hub,
-        want: new.want,
-        port_claim: None,
-        placement: Placement::Awaited,
-        reminders: 0,
-        state: PodState::Pending,
-        plugged: None,
-    }
 }
 
 #[cfg(test)]

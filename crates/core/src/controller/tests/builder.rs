@@ -282,23 +282,8 @@ impl Builder {
                 self.world.pod_claims.get_mut(&(namespace, claim)).unwrap().told = Some(report);
             }
             Action::CreateAttachment(new) => {
-                let pod = Attachment {
-                    uid: self.uid(new.name.as_str()),
-                    created: self.world.now,
-                    deleting: false,
-                    device: new.device,
-                    vm_pod: new.vm_pod.clone(),
-                    vm: new.vm,
-                    node: new.node,
-                    hub: new.hub,
-                    want: new.want,
-                    port_claim: None,
-                    placement: Placement::Awaited,
-                    reminders: 0,
-                    state: PodState::Pending,
-                    plugged: None,
-                };
-                self.world.attachments.insert((new.vm_pod.namespace, new.name), pod);
+                let (uid, key) = (self.uid(new.name.as_str()), (new.vm_pod.namespace.clone(), new.name.clone()));
+                self.world.attachments.insert(key, new.made(uid, self.world.now));
             }
             Action::DeleteAttachment { namespace, name, .. } => {
                 self.world.attachments.get_mut(&(namespace, name)).unwrap().deleting = true;
