@@ -22,6 +22,7 @@ mod remedy;
 pub mod seen;
 mod waiting;
 
+pub use inside::to_ask;
 pub use remedy::Remedy;
 pub use seen::Seen;
 pub use waiting::stuck;

@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::AttachParams;
 use patchbay_api::installation::{AGENT, NAMESPACE};
-use patchbay_core::doctor::Seen;
-use patchbay_core::doctor::seen::{Asked, Inside, ProgramPod};
-use patchbay_core::names::NodeName;
+use patchbay_core::doctor::seen::{Asked, Inside};
+use patchbay_core::doctor::{Seen, to_ask};
+use patchbay_core::names::{NodeName, PodName};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -34,27 +34,19 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Longest answer, in bytes: some hundred for each other node.
 const MOST: u64 = 4 << 20;
 
-/// The API server's word for what one may not do.
-const FORBIDDEN: u16 = 403;
-
-/// Asks each node that is ready and has an agent that is.
+/// Asks those who are to be asked.
 pub(crate) async fn ask(cluster: &Cluster, seen: &Seen) -> BTreeMap<NodeName, Asked<Inside>> {
-    let hosts = seen.hosts.iter().flatten();
-    let ready = |node: &NodeName| hosts.clone().any(|(name, host)| name == node && host.ready);
-    let agents = seen.agents.iter().flatten();
-    let agents = agents.filter(|pod| pod.ready.is_some() && !pod.deleting);
-    let agents: BTreeMap<&NodeName, &ProgramPod> =
-        agents.filter_map(|pod| Some((pod.node.as_ref().filter(|node| ready(node))?, pod))).collect();
-    let address = |node: &NodeName| hosts.clone().find(|(name, _)| *name == node)?.1.address.clone();
+    let agents = to_ask(seen);
+    let address = |node: &NodeName| seen.hosts.iter().flatten().find(|(name, _)| *name == node)?.1.address.clone();
     let peers = agents.keys().filter_map(|node| Some(format!("--peer={node}={}", address(node)?)));
     let command: Vec<String> = ["/patchbay".to_owned(), "check".to_owned()].into_iter().chain(peers).collect();
     let pods: Api<Pod> = Api::namespaced(cluster.client(), NAMESPACE);
     let (pods, command) = (&pods, &command);
     let asking = format!("asking the agents of {} nodes how these are, and whom they reach", agents.len());
     let answers = stream::iter(agents).map(|(node, pod)| async move {
-        let answer = timeout(DEADLINE, run(cluster, pods, pod, command));
+        let answer = timeout(DEADLINE, run(cluster, pods, &pod, command));
         let late = |_| Err(format!("the agent has not told how its node is within {} s", DEADLINE.as_secs()));
-        (node.clone(), answer.unwrap_or_else(late).await)
+        (node, answer.unwrap_or_else(late).await)
     });
     let mut answers = pin!(answers.buffer_unordered(AT_ONCE).collect());
     match timeout(UNNOTICED, &mut answers).await {
@@ -67,9 +59,9 @@ pub(crate) async fn ask(cluster: &Cluster, seen: &Seen) -> BTreeMap<NodeName, As
 }
 
 /// Runs the check in the pod of an agent.
-async fn run(cluster: &Cluster, pods: &Api<Pod>, pod: &ProgramPod, command: &[String]) -> Asked<Inside> {
+async fn run(cluster: &Cluster, pods: &Api<Pod>, pod: &PodName, command: &[String]) -> Asked<Inside> {
     let params = AttachParams::default().container(AGENT).stdin(false).stdout(true).stderr(true);
-    let process = cluster.ask("ask the agent", pods.exec(pod.name.as_str(), command, &params)).await;
+    let process = cluster.ask("ask the agent", pods.exec(pod.as_str(), command, &params)).await;
     let mut process = process.map_err(|failure| refusal(&failure))?;
     let (said, errors) = (process.stdout(), process.stderr());
     let read = |stream: Option<_>| async move {
@@ -86,12 +78,10 @@ async fn run(cluster: &Cluster, pods: &Api<Pod>, pod: &ProgramPod, command: &[St
 
 /// Why nothing was run.
 fn refusal(failure: &Failure) -> String {
-    match failure {
-        Failure::Refused { status, .. } if status.code == FORBIDDEN => {
-            format!("cannot ask the agent, which takes the right to create pods/exec in namespace {NAMESPACE}")
-        }
-        failure => failure.to_string(),
+    if failure.is_forbidden() {
+        return format!("cannot ask the agent, which takes the right to create pods/exec in namespace {NAMESPACE}");
     }
+    failure.to_string()
 }
 
 /// Why what was run has not told what was asked.

@@ -12,20 +12,19 @@ use crate::look::everything;
 
 /// Those that there are. A cluster that does not answer, or does not let one look, has none: this is no place to complain.
 pub(crate) async fn of(kind: Names, connection: &Connection) -> Vec<String> {
-    if kind == Names::Reasons {
-        return explain::reasons();
-    }
-    let Ok(cluster) = Cluster::open(connection).await else { return Vec::new() };
-    match kind {
-        Names::Devices => devices(&cluster).await,
-        Names::Machines => machines(&cluster).await,
-        Names::DevicesAndMachines => {
+    match (kind, Cluster::open(connection).await) {
+        (Names::Reasons, _) => explain::reasons(),
+        (_, Err(_)) => Vec::new(),
+        (Names::Devices, Ok(cluster)) => devices(&cluster).await,
+        (Names::Machines, Ok(cluster)) => machines(&cluster).await,
+        (Names::DevicesAndMachines, Ok(cluster)) => {
             let (mut names, machines) = futures::join!(devices(&cluster), machines(&cluster));
             names.extend(machines.into_iter().map(|name| format!("vm/{name}")));
             names
         }
-        Names::Namespaces => named(cluster.list_all::<Namespace>(&everything()).await.unwrap_or_default()),
-        Names::Reasons => Vec::new(),
+        (Names::Namespaces, Ok(cluster)) => {
+            named(cluster.list_all::<Namespace>(&everything()).await.unwrap_or_default())
+        }
     }
 }
 
@@ -33,6 +32,7 @@ pub(crate) async fn of(kind: Names, connection: &Connection) -> Vec<String> {
 async fn devices(cluster: &Cluster) -> Vec<String> {
     match cluster.list_all::<NodeUSBDevice>(&everything()).await {
         Ok(devices) => named(devices),
+        Err(failure) if !failure.is_forbidden() => Vec::new(),
         Err(_) => named(cluster.list::<USBDevice>(Some(&cluster.namespace), &everything()).await.unwrap_or_default()),
     }
 }

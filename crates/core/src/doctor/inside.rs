@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::cluster::list;
 use super::programs::pod_on;
 use super::seen::{Inside, Seen};
-use super::{Check, Finding, Remedy};
+use super::{Check, Finding, Remedy, State};
 use crate::age::age;
 use crate::conditions::{ConditionType, find};
-use crate::names::NodeName;
+use crate::names::{NodeName, PodName};
 use crate::trust::BACKDATE;
 use crate::trust::renewal::{self, Held};
 
@@ -20,10 +21,17 @@ const LENDS: &str = "usbip-host";
 /// The module without which it imports nothing, about which the check of its ports says what there is to say.
 const IMPORTS: &str = "vhci-hcd";
 
+/// Whom to ask: the nodes that are ready and have an agent that is, and the pod of each agent.
+pub fn to_ask(seen: &Seen) -> BTreeMap<NodeName, PodName> {
+    let ready = seen.hosts.iter().flatten().filter(|(_, host)| host.ready);
+    let agent = |name: &NodeName| pod_on(seen, name).filter(|pod| pod.ready.is_some() && !pod.deleting);
+    ready.filter_map(|(name, _)| Some((name.clone(), agent(name)?.name.clone()))).collect()
+}
+
 pub(super) fn examine(seen: &Seen, name: &NodeName, found: &mut Vec<Finding>) {
     let Some(asked) = seen.inside.get(name) else { return };
     match asked {
-        Err(why) => Check("answers", found).add(super::State::Unasked(why.clone())),
+        Err(why) => Check("answers", found).add(State::Unasked(why.clone())),
         Ok(inside) => {
             kernel(seen, name, inside, found);
             kubelet(seen, name, inside, found);
@@ -36,20 +44,23 @@ pub(super) fn examine(seen: &Seen, name: &NodeName, found: &mut Vec<Finding>) {
 fn kernel(seen: &Seen, name: &NodeName, inside: &Inside, found: &mut Vec<Finding>) {
     let mut check = Check("kernel", found);
     let version = &inside.kernel;
-    if let Some(why) = &inside.encrypts {
-        return check.bad(format!("{version}: {why}"), Remedy::LoadModule(name.clone(), "tls".to_owned()));
-    }
-    let Some((module, why)) = inside.missing.first_key_value() else {
+    if inside.encrypts.is_none() && inside.missing.is_empty() {
         return check.good(format!("{version}, with all modules"));
-    };
-    let lends_nothing = module == LENDS && has_devices(seen, name);
-    let text = format!("{version}: module {module} is missing ({why})");
-    let remedy = Remedy::LoadModule(name.clone(), module.clone());
-    match (lends_nothing, module.as_str()) {
-        (true, _) => check.bad(format!("{text}, so other nodes cannot use the devices of this one"), remedy),
-        (_, LENDS) => check.note(format!("{text}: it is needed once a device is plugged in"), remedy),
-        (_, IMPORTS) => check.note(format!("{text}: devices of other nodes cannot be used here"), remedy),
-        _ => check.bad(text, remedy),
+    }
+    if let Some(why) = &inside.encrypts {
+        check.bad(format!("{version}: {why}"), Remedy::AsSaid);
+    }
+    for (module, why) in &inside.missing {
+        let text = format!("{version}: module {module} is missing ({why})");
+        let remedy = Remedy::LoadModule(name.clone(), module.clone());
+        match module.as_str() {
+            LENDS if has_devices(seen, name) => {
+                check.bad(format!("{text}, so other nodes cannot use the devices of this one"), remedy);
+            }
+            LENDS => check.note(format!("{text}: it is needed once a device is plugged in"), remedy),
+            IMPORTS => check.note(format!("{text}: devices of other nodes cannot be used here"), remedy),
+            _ => check.bad(text, remedy),
+        }
     }
 }
 
@@ -107,45 +118,45 @@ fn certificate(seen: &Seen, name: &NodeName, inside: &Inside, found: &mut Vec<Fi
 fn reaches(seen: &Seen, name: &NodeName, inside: &Inside, found: &mut Vec<Finding>) {
     let mut check = Check("reaches", found);
     // What keeps it from calling at all is said of its certificate.
-    if inside.peers.is_empty() {
+    if !inside.certificate.as_ref().is_ok_and(|validity| validity.holds(inside.now)) {
         return;
     }
-    let ready = |node: &NodeName| {
-        seen.hosts.iter().flatten().any(|(host, it)| host == node && it.ready)
-            && pod_on(seen, node).is_some_and(|pod| pod.ready.is_some())
+    let (mut answered, mut silent) = (Vec::new(), Vec::new());
+    for node in to_ask(seen).into_keys() {
+        match inside.peers.get(&node) {
+            Some(Ok(took)) => answered.push((node, *took)),
+            Some(Err(why)) => silent.push((node, why.clone())),
+            None => silent.push((node, "its Node object has no InternalIP address".to_owned())),
+        }
+    }
+    answered.retain(|(node, _)| node != name);
+    if let Some((_, why)) = silent.iter().find(|(node, _)| node == name) {
+        return check.bad(format!("not even itself: {why}"), Remedy::OpenPort(name.clone(), name.clone()));
+    }
+    let Some(((first, why), others)) = silent.split_first() else {
+        return check.good(answers(&answered));
     };
-    let answered: BTreeMap<&NodeName, u64> =
-        inside.peers.iter().filter_map(|(node, took)| Some((node, *took.as_ref().ok()?))).collect();
-    let silent = |(node, took): (&'_ NodeName, &Result<u64, String>)| {
-        took.as_ref().err().filter(|_| ready(node)).map(|why| (node.clone(), why.clone()))
-    };
-    let silent: Vec<(NodeName, String)> = inside.peers.iter().filter_map(silent).collect();
-    let Some((first, why)) = silent.first() else {
-        return check.good(answers(name, &answered));
-    };
-    let more = match silent.len() - 1 {
-        0 => String::new(),
-        more => format!("; nor {more} others"),
-    };
-    let text =
-        if first == name { format!("not even itself: {why}{more}") } else { format!("not {first}: {why}{more}") };
+    let mut text = format!("not {first}: {why}");
+    if !others.is_empty() {
+        text.push_str(&format!("; nor {}", list(others.iter().map(|(node, _)| node.as_str()))));
+    }
+    if !answered.is_empty() {
+        text.push_str(&format!("; but {}", answers(&answered)));
+    }
     check.bad(text, Remedy::OpenPort(name.clone(), first.clone()));
 }
 
-/// Which agents answer, and how fast.
-fn answers(name: &NodeName, answered: &BTreeMap<&NodeName, u64>) -> String {
-    let others: Vec<(&NodeName, u64)> =
-        answered.iter().filter(|(node, _)| **node != name).map(|(node, took)| (*node, *took)).collect();
+/// Which other agents answer, and how fast.
+fn answers(others: &[(NodeName, u64)]) -> String {
     let Some((slowest, most)) = others.iter().max_by_key(|(_, took)| *took) else {
         return "itself; there is no other agent to reach".to_owned();
     };
     if others.len() <= NAMED {
-        let each = others.iter().map(|(node, took)| format!("{node} in {}", milliseconds(*took)));
-        return each.collect::<Vec<_>>().join(", ");
+        return list(others.iter().map(|(node, took)| format!("{node} in {}", milliseconds(*took))));
     }
     let least = others.iter().map(|(_, took)| *took).min().unwrap_or_default();
     let (least, most) = (milliseconds(least), milliseconds(*most));
-    format!("all {} others in {least} to {most}; {slowest} takes longest", others.len())
+    format!("{} others in {least} to {most}; {slowest} takes longest", others.len())
 }
 
 /// Microseconds, for people.
@@ -182,6 +193,11 @@ mod tests {
             [format!(". {start} vhci-hcd {why}: devices of other nodes cannot be used here")]
         );
         assert_eq!(lacks("tls"), [format!("x {start} tls {why}")]);
+        let said = says(|told| {
+            told.encrypts = Some("it has no TLS".to_owned());
+            told.missing = ["tls", "vhci-hcd"].map(|module| (module.to_owned(), "no".to_owned())).into();
+        });
+        assert_eq!(said.len(), 3, "each is told: {said:?}");
         let cannot = "this node's kernel cannot do TLS 1.3 with ChaCha20-Poly1305";
         let said = says(|told| told.encrypts = Some(cannot.to_owned()));
         assert_eq!(said, [format!("x kernel: Linux 6.1.0-37-amd64: {cannot}")]);
@@ -216,7 +232,7 @@ mod tests {
         };
         assert_eq!(left(life / 3), [". certificate: valid for another 8h; the next one is asked for"]);
         assert_eq!(left(life / 6), ["x certificate: valid for another 4h only, and there is no next one yet"]);
-        assert_eq!(left(-600), ["x certificate: expired 10m ago"]);
+        assert_eq!(left(-600), ["x certificate: expired 10m ago"], "whom it reaches is not judged then");
         assert_eq!(left(life + 600), ["x certificate: not valid yet"]);
         let none = "this node has no certificate: the controller has not signed the request of this node yet";
         assert_eq!(says(|told| told.certificate = Err(none.to_owned())), [format!("x certificate: {none}")]);
@@ -254,15 +270,18 @@ mod tests {
         let said = reached(&two, &[("node-2", Ok(812)), ("node-3", Ok(12_345))]);
         assert_eq!(said, "+ reaches: node-2 in 0.8 ms, node-3 in 12.3 ms");
         let said = reached(&two, &[("node-2", silent()), ("node-3", Ok(1_000))]);
-        assert_eq!(said, "x reaches: not node-2: 10.0.0.2:3241 took longer than 5s while shaking hands");
+        let start = "x reaches: not node-2: 10.0.0.2:3241 took longer than 5s while shaking hands";
+        assert_eq!(said, format!("{start}; but node-3 in 1.0 ms"));
         let said = reached(&two, &[("node-2", silent()), ("node-3", silent())]);
-        assert!(said.ends_with("; nor 1 others"), "{said}");
+        assert_eq!(said, format!("{start}; nor node-3"));
+        let said = reached(&["node-2"], &[]);
+        assert_eq!(said, "x reaches: not node-2: its Node object has no InternalIP address");
         let said = reached(&[], &[("node-1", silent())]);
         assert!(said.starts_with("x reaches: not even itself: "), "{said}");
         let many: Vec<String> = (2..9).map(|n| format!("node-{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let answers: Vec<_> = many.iter().zip(1..).map(|(name, n)| (*name, Ok(n * 100))).collect();
-        assert_eq!(reached(&many, &answers), "+ reaches: all 7 others in 0.1 ms to 0.7 ms; node-8 takes longest");
+        assert_eq!(reached(&many, &answers), "+ reaches: 7 others in 0.1 ms to 0.7 ms; node-8 takes longest");
     }
 
     #[test]
