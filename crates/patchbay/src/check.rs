@@ -5,31 +5,22 @@
 //! what a kernel loads when it is asked for it is loaded afterwards.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use patchbay_core::doctor::seen::{Asked, Inside};
 use patchbay_core::names::NodeName;
+use patchbay_dra::liveness;
 use patchbay_link::{Identity, KernelTlsError};
 use patchbay_usb::root::SysRoot;
 use patchbay_usbip::modules::{self, Module};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::agent::{Ports, chain, credentials};
 
 /// How many agents are called at a time: each waits 5 s at most.
 const AT_ONCE: usize = 64;
-
-/// What the probe of the kubelet has time for, and a second.
-const HEALTH: Duration = Duration::from_secs(11);
-
-/// Longest answer of the probe, in bytes.
-const MOST_WORDS: u64 = 4096;
 
 /// Options of `patchbay check`.
 #[derive(Debug, clap::Args)]
@@ -75,7 +66,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let node = NodeName::new(&args.node);
     let identity = credentials::on(&node, &args.state);
     let (kubelet, calls) = runtime.block_on(async {
-        futures::join!(kubelet(args.ports.health_port), call(identity.as_ref().ok(), &args.peers, args.ports.port))
+        futures::join!(
+            liveness::ask(args.ports.health_port),
+            call(identity.as_ref().ok(), &args.peers, args.ports.port)
+        )
     });
     let inside = Inside {
         now: jiff::Timestamp::now().as_second(),
@@ -93,26 +87,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn kernel() -> String {
     let uname = rustix::system::uname();
     format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy())
-}
-
-/// Asks the agent what it tells the kubelet's probe.
-///
-/// # Errors
-/// What it says, or why it says nothing.
-async fn kubelet(port: u16) -> Result<(), String> {
-    let silent = |error: std::io::Error| format!("the agent does not answer on its health port {port}: {error}");
-    let ask = async {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", patchbay_dra::liveness::PATH);
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.take(MOST_WORDS).read_to_string(&mut answer).await?;
-        Ok(answer)
-    };
-    let answer = timeout(HEALTH, ask).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-    let answer = answer.map_err(silent)?;
-    let (head, words) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(words.trim().to_owned()) }
 }
 
 /// What calls have shown.
