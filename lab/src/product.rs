@@ -88,3 +88,11 @@ fn running(lab: &Lab) -> Result<(), String> {
         Err(format!("{controllers} controllers and {ready} of {nodes} agents are ready, {pools} slices are published"))
     }
 }
+
+/// Shell for a node: does this for each agent and controller there. Its command is `$2`, its folder in `/proc` is `$d`.
+pub(crate) fn for_each_process(body: &str) -> String {
+    format!(
+        "for f in /proc/[0-9]*/cmdline; do\n  d=${{f%/cmdline}}\n  set -- $(tr '\\0' ' ' <$f 2>/dev/null)\n  \
+         [ \"$1\" = /patchbay ] || continue\n  case $2 in agent | controller) ;; *) continue ;; esac\n  {body}\ndone\n"
+    )
+}

@@ -1,4 +1,5 @@
-//! From the cable to the `NodeUSBDevice`: each time a stick nobody has seen before.
+//! From the cable to the `NodeUSBDevice`: each time a stick nobody has seen before, in one node after the other. An agent holds back
+//! with what changes all the time (`crates/dra/src/pace.rs`), and so many sticks in one node would be that.
 
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use super::clock::Clock;
 use super::figures::Times;
-use super::{HOME, ROUNDS, probe};
+use super::{ROUNDS, probe};
 use crate::api;
 use crate::case::SOON;
 use crate::cluster::Lab;
@@ -34,9 +35,8 @@ pub(super) struct Cable {
 /// When an object does not appear.
 pub(super) fn rounds(lab: &Lab, clock: &Clock) -> Result<Cable> {
     let objects = api::watch(Api::all(lab.api()), WatchParams::default());
-    let node = lab.node(HOME)?;
     let mut cable = Cable::default();
-    for number in 0..=ROUNDS {
+    for (number, node) in (0..=ROUNDS).zip(lab.nodes().iter().cycle()) {
         let stick = Stick::new(&format!("cable-{number}")).function(Function::Storage { bytes: 1 << 20, seed: 1 });
         let plugged = node.plug(&stick)?;
         let ready = wait(&objects, &stick, "Ready")?;

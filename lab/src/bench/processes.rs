@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::figures::Row;
 use crate::cluster::Lab;
 use crate::node::Node;
+use crate::product::for_each_process;
 
 /// How long they are left alone before, and watched then.
 const CALM: Duration = Duration::from_secs(5);
@@ -17,18 +18,11 @@ const WATCHED: Duration = Duration::from_secs(20);
 /// Of `utime` and `stime` in `/proc/PID/stat` (proc(5)): 100 to a second on every Linux.
 const TICK: f64 = 0.01;
 
-/// Prints `<command> <pid> <kB resident> <ticks of CPU time>`, and for each thread `<its id>:<times it went to sleep>`,
-/// for agent and controller.
-const SCRIPT: &str = r#"for f in /proc/[0-9]*/cmdline; do
-  d=${f%/cmdline}
-  set -- $(tr '\0' ' ' <$f 2>/dev/null)
-  [ "$1" = /patchbay ] || continue
-  case $2 in agent | controller) ;; *) continue ;; esac
-  name=$2 rss=$(awk '/^VmRSS:/ { print $2 }' $d/status)
+/// Prints `<command> <pid> <kB resident> <ticks of CPU time>`, and for each thread `<its id>:<times it went to sleep>`.
+const PROCESS: &str = r#"name=$2 rss=$(awk '/^VmRSS:/ { print $2 }' $d/status)
   ticks=$(sed 's/.*) //' $d/stat | awk '{ print $12 + $13 }')
   naps=$(awk '/^Pid:/ { id = $2 } /^voluntary_ctxt/ { print id ":" $2 }' $d/task/*/status)
-  echo $name ${d#/proc/} $rss $ticks $naps
-done"#;
+  echo $name ${d#/proc/} $rss $ticks $naps"#;
 
 /// One process.
 #[derive(Debug, Serialize)]
@@ -90,9 +84,10 @@ impl Usages {
     /// # Errors
     /// When a node does not answer.
     pub(super) fn look(lab: &Lab) -> Result<Self> {
+        let script = for_each_process(PROCESS);
         let look = |node: &Node| {
             let now = Instant::now();
-            Ok((node.name().to_owned(), now, node.run(SCRIPT)?.lines().filter_map(of_line).collect()))
+            Ok((node.name().to_owned(), now, node.run(&script)?.lines().filter_map(of_line).collect()))
         };
         lab.nodes().iter().map(look).collect::<Result<_>>().map(Self)
     }

@@ -121,14 +121,9 @@ fn reason(model: &Model, device: Device, machine: Machine, holder: Option<Machin
 #[cfg(test)]
 mod tests {
     use super::super::choice::{Pace, Path};
+    use super::super::model::tests::after;
     use super::super::operation::Operation;
     use super::*;
-
-    fn after(operations: &[Operation]) -> Model {
-        let mut model = Model::begin();
-        operations.iter().for_each(|operation| model.apply(operation));
-        model
-    }
 
     /// Red, of walk-a, is in node-1; first is on node-2, second on node-3, both of walk-a; third, of walk-b, is on node-1.
     const LISTED: [Operation; 3] = [

@@ -9,6 +9,7 @@ use std::fmt;
 use anyhow::Result;
 
 use crate::cluster::Lab;
+use crate::product::for_each_process;
 
 /// Descriptors more than before: an agent holds two for each machine of its node, and up to three machines may have come there
 /// meanwhile; the rest are connections to the API server and to the kubelet that are under way.
@@ -21,15 +22,10 @@ const MEMORY: (u64, u64) = (125, 1024);
 /// machine it had not.
 const RECORDED: u64 = 2048;
 
-/// Prints `<command> <kB resident> <descriptors>` for agent and controller, and `written <bytes> 0` for the agent's files.
-const SCRIPT: &str = r#"for f in /proc/[0-9]*/cmdline; do
-  d=${f%/cmdline}
-  set -- $(tr '\0' ' ' <$f 2>/dev/null)
-  [ "$1" = /patchbay ] || continue
-  case $2 in agent | controller) ;; *) continue ;; esac
-  echo $2 $(awk '/^VmRSS:/ { print $2 }' $d/status) $(ls $d/fd | wc -l)
-done
-cd /var/lib/patchbay && echo written $(cat journal.json records.json 2>/dev/null | wc -c) 0"#;
+/// Prints `<command> <kB resident> <descriptors>` of agent and controller.
+const PROCESS: &str = "echo $2 $(awk '/^VmRSS:/ { print $2 }' $d/status) $(ls $d/fd | wc -l)";
+/// Prints `written <bytes> 0` of the agent's files.
+const WRITTEN: &str = "cd /var/lib/patchbay && echo written $(cat journal.json records.json 2>/dev/null | wc -c) 0";
 
 /// What is taken up of each node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,9 +44,10 @@ impl Footprint {
     /// # Errors
     /// When a node does not answer.
     pub(super) fn measure(lab: &Lab) -> Result<Self> {
+        let script = for_each_process(PROCESS) + WRITTEN;
         let mut all = BTreeMap::new();
         for node in lab.nodes() {
-            let lines = node.run(SCRIPT)?;
+            let lines = node.run(&script)?;
             all.extend(lines.lines().filter_map(of_line).map(|(what, usage)| ((what, node.name().to_owned()), usage)));
         }
         Ok(Self(all))

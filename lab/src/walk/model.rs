@@ -214,10 +214,11 @@ impl fmt::Display for Model {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn after(operations: &[Operation]) -> Model {
+    /// The model after these operations.
+    pub(in super::super) fn after(operations: &[Operation]) -> Model {
         let mut model = Model::begin();
         operations.iter().for_each(|operation| model.apply(operation));
         model
