@@ -139,7 +139,7 @@ impl Fixture {
             ("bDeviceClass", "00"),
             ("authorized", "1"),
         ]);
-        device.attributes(&[("busnum", &bus.to_string()), ("devnum", &(address % 127).to_string())]);
+        device.attributes(&[("busnum", &bus.to_string()), ("devnum", &(address % 127).max(1).to_string())]);
         device.attributes(&[("speed", if bus == 2 { "5000" } else { "480" })]);
         device.driver(Some("usb"));
         let interface = format!("{}/{port}:1.0", device.folder);

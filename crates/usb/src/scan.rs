@@ -112,13 +112,27 @@ pub fn place_order(place: &PortPath) -> Vec<u32> {
     place.as_str().split(['-', '.']).map(|number| number.parse().unwrap_or(u32::MAX)).collect()
 }
 
-/// The address of the device at a place of this node: what a device node is named after.
+/// So many resets in a row are waited for.
+const RESETS: usize = 3;
+
+/// The address of the device at a place of this node: what a device node is named after. While the kernel resets the device, it
+/// has none, and this waits: use `spawn_blocking`.
 ///
 /// # Errors
 /// There is no device, or it is going.
 pub fn address(root: &SysRoot, place: &PortPath) -> Result<BusAddress, SysError> {
     let device = root.usb_device(place.as_str());
-    Ok(BusAddress { bus: device.parse("busnum")?, device: device.parse("devnum")? })
+    let mut number: u16 = device.parse("devnum")?;
+    for _ in 0..RESETS {
+        if number != 0 {
+            return Ok(BusAddress { bus: device.parse("busnum")?, device: number });
+        }
+        // The kernel says 0 from the reset of the port on until the device has its old address again, and tells no configuration
+        // before it is done (`hub_port_reset` in `drivers/usb/core/hub.c`, `bConfigurationValue_show` in `sysfs.c`).
+        drop(device.text("bConfigurationValue"));
+        number = device.parse("devnum")?;
+    }
+    Err(SysError::Odd { path: device.path().join("devnum"), text: number.to_string() })
 }
 
 /// Where the device with this address is; None when there is none.

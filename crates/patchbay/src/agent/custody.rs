@@ -235,7 +235,15 @@ impl Custody {
             recorded.map_err(|e| format!("records: {e}"))?;
             let withheld = withhold(&root, &path).map_err(|e| chain(&e));
             drop(claim);
-            withheld
+            withheld?;
+            // It was pulled out and put back meanwhile: then it is that one which we have withheld.
+            match custody::state(&root, &path) {
+                Some((other, false)) if other != address => {
+                    let recorded = records.change(|facts| drop(facts.withheld.insert(path, other)));
+                    recorded.map_err(|e| format!("records: {e}"))
+                }
+                _ => Ok(()),
+            }
         })
         .await
     }

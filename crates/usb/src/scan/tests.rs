@@ -157,6 +157,32 @@ fn a_device_that_cannot_be_told_or_used_costs_itself_and_a_line() {
 }
 
 #[test]
+fn the_address_of_a_device_that_is_being_reset_is_waited_for() {
+    let node = Fixture::new();
+    let stick = node.device("1-1");
+    let (place, before) = ("1-1".parse().unwrap(), address(node.root(), &"1-1".parse().unwrap()).unwrap());
+    // As in the kernel, who reads this is kept until the reset is over.
+    let configuration = node.root().path(stick.folder()).join("bConfigurationValue");
+    rustix::fs::mknodat(rustix::fs::CWD, &configuration, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    stick.set("devnum", "0\n");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| address(node.root(), &place));
+        let over = std::fs::OpenOptions::new().write(true).open(&configuration).unwrap();
+        stick.set("devnum", format!("{}\n", before.device));
+        drop(over);
+        assert_eq!(waiting.join().unwrap().unwrap(), before);
+    });
+}
+
+#[test]
+fn a_device_that_has_no_address_for_good_is_named() {
+    let node = Fixture::new();
+    node.device("1-1").set("devnum", "0\n");
+    let error = address(node.root(), &"1-1".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().ends_with("1-1/devnum holds \"0\", which is not understood"), "{error}");
+}
+
+#[test]
 fn a_device_that_vanishes_during_the_scan_costs_nobody_else() {
     let node = Fixture::new();
     node.device("1-2");
