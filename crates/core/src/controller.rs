@@ -17,15 +17,18 @@
 pub mod action;
 mod attachments;
 pub mod census;
+mod description;
 mod devices;
 mod engine;
 pub mod events;
 mod evictions;
+mod index;
 mod machines;
 mod migration;
 mod moves;
 mod operations;
 mod pods;
+mod published;
 pub(crate) mod status;
 pub mod stopwatch;
 mod twins;

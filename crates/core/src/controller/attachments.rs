@@ -97,12 +97,12 @@ pub fn attachment_name(device: &DeviceName, vm_pod: &Uid) -> PodName {
 }
 
 /// All wishes, in a fixed order, each name of a list once.
-pub(super) fn wishes(world: &World) -> Vec<Wish> {
+pub(super) fn wishes(world: &View<'_>) -> Vec<Wish> {
     world.vms.iter().flat_map(|((namespace, name), vm)| wishes_of(world, namespace, name, vm)).collect()
 }
 
 /// Those of one machine.
-pub(super) fn wishes_of(world: &World, namespace: &Namespace, name: &VmName, vm: &Vm) -> Vec<Wish> {
+pub(super) fn wishes_of(world: &View<'_>, namespace: &Namespace, name: &VmName, vm: &Vm) -> Vec<Wish> {
     let mut wishes = Vec::new();
     if vm.deleting || !vm.run() || vm.usb_devices.is_empty() {
         return wishes;
@@ -123,11 +123,10 @@ pub(super) fn verdict<'w>(world: &'w View<'w>, wish: &Wish) -> Verdict<'w> {
     if let Some(own) = others.clone().find(|a| a.vm_pod == wish.vm_pod) {
         return if valid(world, own) { Verdict::Kept(own) } else { Verdict::Wait(Wait::Settling) };
     }
-    let Some(device) = world.devices.get(&(namespace.clone(), wish.device.clone())) else {
+    let Some(device) = world.object(namespace, &wish.device) else {
         return Verdict::Wait(Wait::NoDevice);
     };
-    let assigned = world.node_devices.get(&wish.device).filter(|d| !d.deleting).and_then(|d| d.assigned.as_ref());
-    if device.deleting || assigned != Some(namespace) {
+    if device.deleting || world.assigned(&wish.device) != Some(namespace) {
         return Verdict::Wait(Wait::Leaving);
     }
     if let Some(other) = others.next() {
@@ -182,7 +181,9 @@ pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
         }
         if !valid(world, attachment) {
             plan.actions.push(Action::DeleteAttachment { namespace, name, uid });
-        } else if attachment.want == Want::Reserved && has_its_machine(world, attachment) {
+        } else if attachment.want == Want::Reserved
+            && machine_of(world, attachment).is_some_and(|vm| has_its_machine(world, attachment, vm))
+        {
             plan.actions.push(Action::Plug { namespace, name, uid });
         } else if let Some(due) = reminder(attachment) {
             if due <= world.now {
@@ -213,7 +214,7 @@ fn reminder(attachment: &Attachment) -> Option<Seconds> {
 fn attach(world: &View<'_>, wish: &Wish, claim_missing: bool, want: Want, plan: &mut Plan) {
     let namespace = wish.vm_pod.namespace.clone();
     let Presence::Ready { node: home, device } = home(world, &wish.device) else { return };
-    let Some(owner) = world.devices.get(&(namespace.clone(), wish.device.clone())) else { return };
+    let Some(owner) = world.object(&namespace, &wish.device) else { return };
     if claim_missing {
         plan.actions.push(Action::CreateClaim {
             namespace: namespace.clone(),
@@ -291,13 +292,15 @@ pub(super) fn reservation(world: &View<'_>, vm: &VmName, source: &PodRef, target
     waits.map_or(Reservation::Ready, Reservation::Waits)
 }
 
+/// The machine that an attachment is for.
+fn machine_of<'w>(world: &View<'w>, attachment: &Attachment) -> Option<&'w Vm> {
+    world.world().vms.get(&(attachment.vm_pod.namespace.clone(), attachment.vm.clone()))
+}
+
 /// Whether a machine runs in the pod that an attachment is for.
-fn has_its_machine(world: &World, attachment: &Attachment) -> bool {
-    let namespace = &attachment.vm_pod.namespace;
-    world.vms.get(&(namespace.clone(), attachment.vm.clone())).is_some_and(|vm| {
-        let running = engine::running(world, namespace, &attachment.vm, vm);
-        running.is_some_and(|(pod, found)| pod == attachment.vm_pod && found.node.as_ref() == Some(&attachment.node))
-    })
+fn has_its_machine(world: &View<'_>, attachment: &Attachment, vm: &Vm) -> bool {
+    let running = engine::running(world, &attachment.vm_pod.namespace, &attachment.vm, vm);
+    running.is_some_and(|(pod, found)| pod == attachment.vm_pod && found.node.as_ref() == Some(&attachment.node))
 }
 
 /// Whether a machine is about to move into the pod that an attachment is for.
@@ -337,15 +340,12 @@ fn valid(world: &View<'_>, attachment: &Attachment) -> bool {
 
 fn is_right(world: &View<'_>, attachment: &Attachment) -> bool {
     let namespace = &attachment.vm_pod.namespace;
-    let listed = world.vms.get(&(namespace.clone(), attachment.vm.clone())).is_some_and(|vm| {
-        let here = has_its_machine(world, attachment) || awaits_its_machine(world, attachment);
+    let listed = machine_of(world, attachment).is_some_and(|vm| {
+        let here = has_its_machine(world, attachment, vm) || awaits_its_machine(world, attachment);
         here && vm.run() && !vm.deleting && vm.usb_devices.contains(&attachment.device)
     });
-    let given = world
-        .node_devices
-        .get(&attachment.device)
-        .is_some_and(|d| !d.deleting && d.assigned.as_ref() == Some(namespace))
-        && world.devices.get(&(namespace.clone(), attachment.device.clone())).is_some_and(|d| !d.deleting);
+    let given = world.assigned(&attachment.device) == Some(namespace)
+        && world.object(namespace, &attachment.device).is_some_and(|d| !d.deleting);
     let awaited = claims_awaited_until(world, attachment).is_some_and(|until| world.now < until);
     let placed = match claim_of(world, namespace, &attachment.device) {
         Some(claim) => {

@@ -1,16 +1,12 @@
 //! `NodeUSBDevice`s from what the agents publish, `USBDevice`s from assignments.
 
-use std::borrow::Cow;
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
-
-use sha2::{Digest, Sha256};
-
-use crate::conditions::{Condition, ConditionType, Reason, find};
+use crate::conditions::{ConditionType, Reason, find};
 use crate::controller::action::{Action, Plan};
 use crate::controller::attachments::{attachments_of, claim_name};
+use crate::controller::description::{Description, Said};
+use crate::controller::published::Found;
 use crate::controller::twins::Claimants;
-use crate::controller::view::{Published, View};
+use crate::controller::view::View;
 use crate::controller::world::{DeviceStatus, NodeDevice, World};
 use crate::controller::{DEAD_AFTER, FORGET_AFTER, pods, status};
 use crate::device::Device;
@@ -63,81 +59,14 @@ impl<'w> Presence<'w> {
         }
     }
 
-    /// The reason and the message of the condition `Ready`.
-    pub(super) fn condition(&self) -> (Reason, String) {
+    /// The condition `Ready`.
+    pub(super) fn condition(&self) -> Said<'_> {
         match self {
-            Self::Ready { .. } => (Reason::Ready, "Device is ready to use".to_owned()),
-            Self::NotReady { why, .. } => (Reason::NotReady, why.clone()),
-            Self::Absent { why } => (Reason::NotFound, why.clone()),
+            Self::Ready { .. } => Said::new(Reason::Ready, "Device is ready to use"),
+            Self::NotReady { why, .. } => Said::new(Reason::NotReady, why.as_str()),
+            Self::Absent { why } => Said::new(Reason::NotFound, why.as_str()),
         }
     }
-}
-
-/// Which published device stands behind which object.
-///
-/// A device that only one node publishes has the object of its own name. Of several nodes that publish one name (cloned
-/// serial numbers) the one whose device the object describes keeps it; each newcomer gets an object of its own, whose name
-/// has a suffix made from the node.
-pub(super) fn published(world: &World) -> Published<'_> {
-    let mut all: Vec<(&NodeName, &Device)> = Vec::new();
-    for (node, pool) in &world.pools {
-        all.extend(pool.devices.iter().map(|device| (node, device)));
-    }
-    all.sort_by_key(|(node, device)| (&device.name, *node));
-    let mut objects = Vec::with_capacity(all.len());
-    for publishers in all.chunk_by(|(_, a), (_, b)| a.name == b.name) {
-        let [(node, device)] = publishers else {
-            objects.extend(claimed_by_many(world, publishers));
-            continue;
-        };
-        objects.push((Cow::Borrowed(&device.name), (*node, *device)));
-    }
-    objects.into_iter().collect()
-}
-
-/// The objects of devices that several nodes publish under one name.
-fn claimed_by_many<'w>(
-    world: &World,
-    publishers: &[(&'w NodeName, &'w Device)],
-) -> Vec<(Cow<'w, DeviceName>, (&'w NodeName, &'w Device))> {
-    let incumbent = |device: &Device| world.node_devices.get(&device.name).and_then(|d| d.status.node.as_ref());
-    let mut ranked = publishers.to_vec();
-    ranked.sort_by_key(|(node, device)| (Some(*node) != incumbent(device), *node));
-    let object = |(rank, (node, device)): (usize, (&'w NodeName, &'w Device))| {
-        let newcomer = rank > 0;
-        let name = if newcomer { Cow::Owned(suffixed(&device.name, node)) } else { Cow::Borrowed(&device.name) };
-        (name, (node, device))
-    };
-    ranked.into_iter().enumerate().map(object).collect()
-}
-
-/// All names that are published or have an object, in order, with both.
-fn names<'v, 'w>(
-    published: &'v Published<'w>,
-    objects: &'v BTreeMap<DeviceName, NodeDevice>,
-) -> impl Iterator<Item = (&'v DeviceName, Option<(&'w NodeName, &'w Device)>, Option<&'v NodeDevice>)> {
-    let (mut published, mut objects) = (published.iter().peekable(), objects.iter().peekable());
-    std::iter::from_fn(move || {
-        let next = match (published.peek(), objects.peek()) {
-            (Some((name, _)), Some((object, _))) => name.as_ref().cmp(*object),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return None,
-        };
-        let found = if next.is_le() { published.next() } else { None };
-        let object = if next.is_ge() { objects.next() } else { None };
-        let name = found.map(|(name, _)| name.as_ref()).or(object.map(|(name, _)| name))?;
-        Some((name, found.map(|(_, found)| *found), object.map(|(_, object)| object)))
-    })
-}
-
-/// The name of a second device of one serial number: 63 bytes at most.
-fn suffixed(name: &DeviceName, node: &NodeName) -> DeviceName {
-    let digest = Sha256::digest(node.as_str());
-    let suffix: String = digest.iter().take(2).map(|b| format!("{b:02x}")).collect();
-    let text = name.as_str();
-    let (cut, _) = text.split_at(text.floor_char_boundary(58.min(text.len())));
-    DeviceName::new(format!("{}-{suffix}", cut.trim_end_matches('-')))
 }
 
 /// Where the device of an object is.
@@ -147,16 +76,15 @@ pub(super) fn home<'w>(world: &'w View<'w>, object: &DeviceName) -> Presence<'w>
 
 /// The node and the name under which the device of an object is published, or was last.
 pub(super) fn place<'w>(world: &'w View<'w>, object: &'w DeviceName) -> Option<(&'w NodeName, &'w DeviceName)> {
-    if let Some((node, device)) = world.publisher(object) {
-        return Some((node, &device.name));
+    if let Some(found) = world.publisher(object) {
+        return Some((found.node, &found.device.name));
     }
     let status = &world.node_devices.get(object)?.status;
     Some((status.node.as_ref()?, status.device_name.as_ref().unwrap_or(object)))
 }
 
-fn presence<'w>(world: &'w World, object: &DeviceName, found: Option<(&'w NodeName, &'w Device)>) -> Presence<'w> {
-    if let Some((node, device)) = found {
-        let ready = world.nodes.get(node).is_some_and(|n| n.ready);
+fn presence<'w>(world: &'w World, object: &DeviceName, found: Option<Found<'w>>) -> Presence<'w> {
+    if let Some(Found { node, device, ready }) = found {
         return match &device.not_ready {
             _ if !ready => Presence::NotReady { node, device: Some(device), why: dead(node) },
             Some(host) => Presence::NotReady { node, device: Some(device), why: host.message(node) },
@@ -205,32 +133,33 @@ pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
         }
     }
     let published = world.published();
-    let claimants = Claimants::of(world, published);
-    for (name, found, object) in names(published, &world.node_devices) {
-        let presence = presence(world, name, found);
-        match object {
-            None => {
-                let mut status = describe(world, name, &presence, &DeviceStatus::default(), None, plan);
-                status.conditions.insert(1, unassigned(world));
-                warn(&mut status, name, &presence, &claimants);
-                plan.actions.push(Action::CreateNodeDevice { name: name.clone(), status });
-            }
-            Some(object) if !object.deleting => keep(world, name, object, &presence, &claimants, plan),
-            Some(_) => {}
+    let claimants = Claimants::of(published);
+    let mut met = 0;
+    for (name, object) in &world.node_devices {
+        let found = published.get(name);
+        met += usize::from(found.is_some());
+        if !object.deleting {
+            keep(world, name, object, &presence(world, name, found), &claimants, plan);
         }
     }
-}
-
-/// What a new `NodeUSBDevice` says of its assignment.
-fn unassigned(world: &World) -> Condition {
-    Condition::next(ConditionType::Assigned, Reason::Available, UNASSIGNED.to_owned(), &[], world.now)
+    if met == published.len() {
+        return;
+    }
+    for (name, found) in published.newcomers(&world.node_devices) {
+        let (presence, before) = (presence(world, name, Some(found)), DeviceStatus::default());
+        let mut said = describe(world, name, &presence, &before, None, plan);
+        said.assigned = Some(Said::new(Reason::Available, UNASSIGNED));
+        warn(&mut said.ready, name, &presence, &claimants);
+        let status = said.status(&before, world.now);
+        plan.actions.push(Action::CreateNodeDevice { name: name.clone(), status });
+    }
 }
 
 /// Says in a `NodeUSBDevice` that there are others of its serial number. A `USBDevice` does not say it: where devices of other
 /// namespaces are is for administrators, and so are their cables.
-fn warn(status: &mut DeviceStatus, name: &DeviceName, presence: &Presence<'_>, claimants: &Claimants<'_>) {
-    for ready in status.conditions.iter_mut().filter(|c| c.kind == ConditionType::Ready) {
-        ready.message = claimants.warn(name, presence.device(), std::mem::take(&mut ready.message));
+fn warn(ready: &mut Said<'_>, name: &DeviceName, presence: &Presence<'_>, claimants: &Claimants<'_>) {
+    if let Some(warning) = claimants.warning(name, presence.device()) {
+        ready.message.to_mut().push_str(&warning);
     }
 }
 
@@ -244,22 +173,21 @@ fn keep(
     plan: &mut Plan,
 ) {
     let assigned = assign(world, name, object, presence, plan);
-    let mut status = describe(world, name, presence, &object.status, Some(object.generation), plan);
-    let (reason, message) = assigned;
-    let before = &object.status.conditions;
-    status.conditions.push(Condition::next(ConditionType::Assigned, reason, message, before, world.now));
-    status.conditions.sort_by_key(|c| c.kind);
-    warn(&mut status, name, presence, claimants);
-    let absent = find(&status.conditions, ConditionType::Ready).filter(|c| c.reason == Reason::NotFound);
-    if let Some(ready) = absent.filter(|_| object.assigned.is_none()) {
+    let mut said = describe(world, name, presence, &object.status, Some(object.generation), plan);
+    said.assigned = Some(assigned);
+    warn(&mut said.ready, name, presence, claimants);
+    let news = said.news(&object.status, world.now);
+    if said.ready.reason == Reason::NotFound && object.assigned.is_none() {
+        let conditions = &news.as_ref().unwrap_or(&object.status).conditions;
+        let since = find(conditions, ConditionType::Ready).map_or(world.now, |c| c.since);
         let held = !world.objects(name).is_empty();
-        if !held && world.now >= ready.since + FORGET_AFTER {
+        if !held && world.now >= since + FORGET_AFTER {
             plan.actions.push(Action::ForgetNodeDevice { name: name.clone(), uid: object.uid.clone() });
             return;
         }
-        plan.wake((ready.since + FORGET_AFTER).max(world.now + 1));
+        plan.wake((since + FORGET_AFTER).max(world.now + 1));
     }
-    if status != object.status {
+    if let Some(status) = news {
         plan.actions.push(Action::PublishNodeDevice { name: name.clone(), status });
     }
 }
@@ -271,7 +199,7 @@ fn assign(
     object: &NodeDevice,
     presence: &Presence<'_>,
     plan: &mut Plan,
-) -> (Reason, String) {
+) -> Said<'static> {
     let mut leaving = None;
     for (namespace, device) in world.objects(name) {
         if object.assigned.as_ref() == Some(*namespace) {
@@ -298,28 +226,28 @@ fn assign(
     }
     let Some(wanted) = &object.assigned else {
         return match leaving {
-            Some(message) => (Reason::InProgress, message),
-            None => (Reason::Available, UNASSIGNED.to_owned()),
+            Some(message) => Said::new(Reason::InProgress, message),
+            None => Said::new(Reason::Available, UNASSIGNED),
         };
     };
     if let Some(message) = leaving {
-        return (Reason::InProgress, message);
+        return Said::new(Reason::InProgress, message);
     }
-    match (world.namespaces.get(wanted), world.devices.get(&(wanted.clone(), name.clone()))) {
-        (None, _) => {
-            (Reason::InProgress, format!("namespace {wanted} does not exist: create it, or assign another one"))
-        }
-        (Some(true), _) => (Reason::InProgress, format!("namespace {wanted} is being deleted: assign another one")),
+    let under_way = |message: String| Said::new(Reason::InProgress, message);
+    match (world.namespaces.get(wanted), world.object(wanted, name)) {
+        (None, _) => under_way(format!("namespace {wanted} does not exist: create it, or assign another one")),
+        (Some(true), _) => under_way(format!("namespace {wanted} is being deleted: assign another one")),
         (Some(false), Some(device)) if device.deleting => {
-            (Reason::InProgress, format!("the USBDevice in namespace {wanted} is being deleted and will be made anew"))
+            under_way(format!("the USBDevice in namespace {wanted} is being deleted and will be made anew"))
         }
-        (Some(false), Some(_)) => (Reason::Assigned, "Namespace is assigned for the device".to_owned()),
+        (Some(false), Some(_)) => Said::new(Reason::Assigned, "Namespace is assigned for the device"),
         (Some(false), None) => {
-            let mut status = describe(world, name, presence, &DeviceStatus::default(), None, plan);
-            status.device_name = None;
-            let (namespace, owner) = (wanted.clone(), object.uid.clone());
+            let before = DeviceStatus::default();
+            let mut said = describe(world, name, presence, &before, None, plan);
+            said.device_name = None;
+            let (namespace, owner, status) = (wanted.clone(), object.uid.clone(), said.status(&before, world.now));
             plan.actions.push(Action::CreateDevice { namespace, name: name.clone(), owner, status });
-            (Reason::InProgress, format!("the USBDevice in namespace {wanted} is being created"))
+            under_way(format!("the USBDevice in namespace {wanted} is being created"))
         }
     }
 }
@@ -337,33 +265,34 @@ pub(super) fn holder(world: &View<'_>, namespace: &Namespace, name: &DeviceName)
 
 /// The status of the `USBDevice` in `namespace`.
 fn publish(world: &View<'_>, namespace: &Namespace, name: &DeviceName, presence: &Presence<'_>, plan: &mut Plan) {
-    let Some(object) = world.devices.get(&(namespace.clone(), name.clone())).filter(|d| !d.deleting) else { return };
-    let mut status = describe(world, name, presence, &object.status, Some(object.generation), plan);
-    status.device_name = None;
-    if status != object.status {
+    let Some(object) = world.object(namespace, name).filter(|d| !d.deleting) else { return };
+    let mut said = describe(world, name, presence, &object.status, Some(object.generation), plan);
+    said.device_name = None;
+    if let Some(status) = said.news(&object.status, world.now) {
         plan.actions.push(Action::PublishDevice { namespace: namespace.clone(), name: name.clone(), status });
     }
 }
 
 /// What `NodeUSBDevice` and `USBDevice` say alike: place, attributes, `Ready`, `Attached`.
-fn describe(
-    world: &View<'_>,
+fn describe<'w>(
+    world: &'w View<'_>,
     name: &DeviceName,
-    presence: &Presence<'_>,
-    before: &DeviceStatus,
+    presence: &'w Presence<'_>,
+    before: &'w DeviceStatus,
     generation: Option<i64>,
     plan: &mut Plan,
-) -> DeviceStatus {
+) -> Description<'w> {
     let device = presence.device();
-    let (reason, message) = presence.condition();
-    let ready = Condition::next(ConditionType::Ready, reason, message, &before.conditions, world.now);
-    let (attached, vm) = status::attached(world, name, reason, before, plan);
-    DeviceStatus {
-        node: presence.node().cloned().or_else(|| before.node.clone()),
-        device_name: device.map(|d| d.name.clone()).filter(|d| d != name).or_else(|| before.device_name.clone()),
-        attributes: device.map(|d| d.attributes.clone()).or_else(|| before.attributes.clone()),
-        conditions: vec![ready, attached],
-        observed_generation: generation.unwrap_or(1),
+    let ready = presence.condition();
+    let (attached, vm) = status::attached(world, name, ready.reason, before, plan);
+    Description {
+        node: presence.node().or(before.node.as_ref()),
+        device_name: device.map(|d| &d.name).filter(|d| *d != name).or(before.device_name.as_ref()),
+        attributes: device.map(|d| &d.attributes).or(before.attributes.as_ref()),
+        ready,
+        assigned: None,
+        attached,
+        generation: generation.unwrap_or(1),
         vm,
     }
 }

@@ -12,9 +12,17 @@ use crate::controller::world::{PodState, PodTrouble, RunPolicy, Vm, VmPhase, VmP
 use crate::controller::{migration, moves, operations};
 use crate::names::{Namespace, PodName, PodRef, VmName};
 
+/// What the names of all pods of virtual machines begin with.
+const PREFIX: &str = "vm-";
+
 /// The pod of a virtual machine.
 pub fn pod_name(vm: &VmName) -> PodName {
-    PodName::new(format!("vm-{vm}"))
+    PodName::new(format!("{PREFIX}{vm}"))
+}
+
+/// Whether a pod's name is that of a machine's pod, or begins with it as that of a target does.
+pub(super) fn is_named_for(pod: &PodName, vm: &VmName) -> bool {
+    pod.as_str().strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with(vm.as_str()))
 }
 
 /// Starts and stops machines.
@@ -46,19 +54,19 @@ pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
 }
 
 /// The pod of a machine, in whatever state it is.
-pub(super) fn pod<'w>(world: &'w World, namespace: &Namespace, vm: &VmName) -> Option<(&'w PodName, &'w VmPod)> {
+pub(super) fn pod<'w>(world: &View<'w>, namespace: &Namespace, vm: &VmName) -> Option<(&'w PodName, &'w VmPod)> {
     let is_its_own = |pod: &VmPod| !migration::has_left(pod) && !migration::is_target(world, namespace, pod);
     migration::pods(world, namespace, vm).find(|(_, pod)| is_its_own(pod))
 }
 
 /// Whether a machine has no pod of any kind, which might run it.
-fn is_gone(world: &World, namespace: &Namespace, vm: &VmName) -> bool {
+fn is_gone(world: &View<'_>, namespace: &Namespace, vm: &VmName) -> bool {
     migration::pods(world, namespace, vm).next().is_none()
 }
 
 /// The pod a machine is running in, ready to have devices plugged into it.
 pub(super) fn running<'w>(
-    world: &'w World,
+    world: &View<'w>,
     namespace: &Namespace,
     name: &VmName,
     vm: &Vm,

@@ -94,8 +94,7 @@ fn devices(
     let mut seen = BTreeSet::new();
     for device in vm.usb_devices.iter().filter(|d| seen.insert(*d)) {
         let wish = wishes.iter().find(|w| w.device == *device);
-        let ready = world.devices.contains_key(&(namespace.clone(), device.clone()))
-            && matches!(home(world, device), Presence::Ready { .. });
+        let ready = world.object(namespace, device).is_some() && matches!(home(world, device), Presence::Ready { .. });
         let (reason, message) = match wish.map(|w| verdict(world, w)) {
             None => (
                 Reason::NotRunning,

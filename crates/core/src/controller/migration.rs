@@ -18,7 +18,7 @@ use crate::controller::action::{Action, Plan};
 use crate::controller::engine::pod_name;
 use crate::controller::moves;
 use crate::controller::view::View;
-use crate::controller::world::{PodState, VmPod, World};
+use crate::controller::world::{PodState, VmPod};
 use crate::migration::{Decision, Destination, Report};
 use crate::names::{Namespace, PodName, Uid, VmName};
 
@@ -32,20 +32,16 @@ pub fn target_name(vm: &VmName, operation: &Uid) -> PodName {
 
 /// All pods of a machine, with their names.
 pub(super) fn pods<'w>(
-    world: &'w World,
+    world: &View<'w>,
     namespace: &Namespace,
     vm: &VmName,
 ) -> impl Iterator<Item = (&'w PodName, &'w VmPod)> {
-    let (namespace, vm, first) = (namespace.clone(), vm.clone(), pod_name(vm));
-    // All their names begin alike.
-    let from = world.vm_pods.range((namespace.clone(), first.clone())..);
-    let own = from.take_while(move |((ns, name), _)| *ns == namespace && name.as_str().starts_with(first.as_str()));
-    own.filter(move |(_, pod)| pod.vm == vm).map(|((_, name), pod)| (name, pod))
+    world.pods_of(namespace, vm).iter().copied()
 }
 
 /// The pod of a machine with this uid.
 pub(super) fn by_uid<'w>(
-    world: &'w World,
+    world: &View<'w>,
     namespace: &Namespace,
     vm: &VmName,
     uid: &Uid,
@@ -54,12 +50,12 @@ pub(super) fn by_uid<'w>(
 }
 
 /// Whether a pod was made for a machine that is not in it.
-pub(super) fn is_target(world: &World, namespace: &Namespace, pod: &VmPod) -> bool {
+pub(super) fn is_target(world: &View<'_>, namespace: &Namespace, pod: &VmPod) -> bool {
     pod.moving.from.is_some() && !has_arrived(world, namespace, pod)
 }
 
 /// Whether the machine has been moved into a pod that was made for it.
-fn has_arrived(world: &World, namespace: &Namespace, pod: &VmPod) -> bool {
+fn has_arrived(world: &View<'_>, namespace: &Namespace, pod: &VmPod) -> bool {
     let chosen = || {
         let source = pod.moving.from.as_ref().and_then(|uid| by_uid(world, namespace, &pod.vm, uid));
         source.is_some_and(|(_, source)| has_left(source) && is_to(source, &pod.uid))

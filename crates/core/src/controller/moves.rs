@@ -19,7 +19,7 @@ use crate::controller::engine;
 use crate::controller::migration::{self, by_uid, has_left, is_alive, is_target, is_to, target_name};
 use crate::controller::operations::{self, Case, Verdict};
 use crate::controller::view::View;
-use crate::controller::world::{Operation, OperationPhase, PodState, PodTrouble, Vm, VmPhase, VmPod, World};
+use crate::controller::world::{Operation, OperationPhase, PodState, PodTrouble, Vm, VmPhase, VmPod};
 use crate::migration::{Decision, Destination, Report};
 use crate::names::{Namespace, NodeName, OperationName, PodName, PodRef, VmName};
 
@@ -79,8 +79,8 @@ fn failure(operation: &Operation) -> Option<(Reason, &str)> {
 }
 
 /// All moves for which devices are to be held on the target.
-pub(super) fn active(world: &World) -> Vec<Active<'_>> {
-    let under_way = world.operations.iter().filter(|(_, operation)| is_under_way(operation));
+pub(super) fn active<'w>(world: &View<'w>) -> Vec<Active<'w>> {
+    let under_way = world.world().operations.iter().filter(|(_, operation)| is_under_way(operation));
     let found = under_way.filter_map(|((namespace, _), operation)| {
         let (vm, uid) = (&operation.vm, operation.status.pod.as_ref()?);
         let (source_name, source) = by_uid(world, namespace, vm, uid)?;
@@ -120,7 +120,7 @@ pub(super) fn gap(world: &View<'_>, namespace: &Namespace, vm: &VmName) -> Optio
 }
 
 /// Whether devices may not be added to the machine in a pod, because where it will run is not decided.
-pub(super) fn is_undecided(world: &World, namespace: &Namespace, vm: &VmName, pod: &PodRef) -> bool {
+pub(super) fn is_undecided(world: &View<'_>, namespace: &Namespace, vm: &VmName, pod: &PodRef) -> bool {
     let found = by_uid(world, namespace, vm, &pod.uid);
     found.is_some_and(|(_, pod)| pod.moving.to.is_some() && pod.moving.decision.is_none())
 }

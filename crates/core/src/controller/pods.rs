@@ -121,8 +121,10 @@ pub(super) fn requested(world: &View<'_>, object: &DeviceName, plan: &mut Plan) 
 pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     for ((namespace, device), object) in world.devices.iter().filter(|(_, d)| !d.deleting) {
         let key = (namespace.clone(), device.clone());
-        let Some(content) = wanted(world, namespace, device) else { continue };
-        if !world.templates.contains_key(&key) {
+        if world.templates.contains_key(&key) {
+            continue;
+        }
+        if let Some(content) = wanted(world, namespace, device) {
             let ((namespace, device), owner) = (key, object.uid.clone());
             plan.actions.push(Action::CreateTemplate { namespace, device, content, owner });
         }
@@ -142,11 +144,10 @@ pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
 }
 
 /// Whether a device is its namespace's, and stays so.
-fn given(world: &World, namespace: &Namespace, device: &DeviceName) -> bool {
-    let key = (namespace.clone(), device.clone());
-    world.devices.get(&key).is_some_and(|d| !d.deleting)
+fn given(world: &View<'_>, namespace: &Namespace, device: &DeviceName) -> bool {
+    world.object(namespace, device).is_some_and(|d| !d.deleting)
         && world.namespaces.get(namespace) == Some(&false)
-        && world.node_devices.get(device).is_some_and(|d| !d.deleting && d.assigned.as_ref() == Some(namespace))
+        && world.assigned(device) == Some(namespace)
 }
 
 /// What the template of a device is to ask for; None when there is to be none, or when the device is absent.

@@ -1,7 +1,10 @@
 //! The `Attached` condition of a device, and what is said of an attachment that is under way.
 
-use crate::conditions::{Condition, ConditionType, PluggedState, Reason, find};
+use std::borrow::Cow;
+
+use crate::conditions::{ConditionType, PluggedState, Reason, find};
 use crate::controller::action::Plan;
+use crate::controller::description::Said;
 use crate::controller::devices::{dead, is_dead};
 use crate::controller::view::View;
 use crate::controller::world::{Attachment, DeviceStatus, Placement, World};
@@ -16,59 +19,57 @@ pub(super) const AVAILABLE: &str = "Device is available for attachment";
 pub(super) const UNUSED: &str = "Device is not in use";
 
 /// The `Attached` condition of a device, and the machine that has it.
-pub(super) fn attached(
-    world: &View<'_>,
+pub(super) fn attached<'w>(
+    world: &'w View<'_>,
     name: &DeviceName,
     ready: Reason,
-    before: &DeviceStatus,
+    before: &'w DeviceStatus,
     plan: &mut Plan,
-) -> (Condition, Option<VmName>) {
-    let old = &before.conditions;
-    let make = |reason, message| Condition::next(ConditionType::Attached, reason, message, old, world.now);
+) -> (Said<'w>, Option<&'w VmName>) {
     let attachment = world.attachments_of(name).iter().copied().max_by_key(|a| (a.holds(), a.created));
     let holder = pods::holder(world, name).filter(|_| !attachment.is_some_and(Attachment::holds));
     if let Some(holder) = holder {
         return match ready {
-            Reason::NotFound => (make(Reason::Available, holder.message_of_absence()), None),
+            Reason::NotFound => (Said::new(Reason::Available, holder.message_of_absence()), None),
             _ => {
                 let reason = if holder.attached(world) { Reason::AttachedToPod } else { Reason::Available };
-                (make(reason, holder.message(world) + &pods::queue(world, name)), None)
+                (Said::new(reason, holder.message(world) + &pods::queue(world, name)), None)
             }
         };
     }
     let Some(attachment) = attachment else {
         let message = match ready {
-            Reason::Ready => pods::requested(world, name, plan).unwrap_or_else(|| AVAILABLE.to_owned()),
-            _ => UNUSED.to_owned(),
+            Reason::Ready => pods::requested(world, name, plan).map_or(Cow::Borrowed(AVAILABLE), Cow::Owned),
+            _ => Cow::Borrowed(UNUSED),
         };
-        return (make(Reason::Available, message), None);
+        return (Said::new(Reason::Available, message), None);
     };
     let vm = format!("virtual machine {}/{} on node {}", attachment.vm_pod.namespace, attachment.vm, attachment.node);
     let gap = moves::gap(world, &attachment.vm_pod.namespace, &attachment.vm).filter(|_| !attachment.holds());
     match (&attachment.plugged, gap) {
         _ if ready == Reason::NotFound => {
             let message = format!("Device is absent; it returns to {vm} when it is plugged in again");
-            (make(Reason::Available, message), None)
+            (Said::new(Reason::Available, message), None)
         }
         // Nobody there will let go of it, or say so.
         _ if attachment.deleting && is_dead(world, &attachment.node) => {
-            (make(Reason::Available, format!("Not yet released by {vm}: {}", given_up(&attachment.node))), None)
+            (Said::new(Reason::Available, format!("Not yet released by {vm}: {}", given_up(&attachment.node))), None)
         }
         (Some(PluggedState::Plugged(port)), _) => {
             let message = format!("Attached to {vm}, {port}{}", pods::queue(world, name));
-            (make(Reason::AttachedToVirtualMachine, message), Some(attachment.vm.clone()))
+            (Said::new(Reason::AttachedToVirtualMachine, message), Some(&attachment.vm))
         }
-        (_, Some(gap)) => (make(Reason::DetachedForMigration, format!("Device is {gap}")), None),
+        (_, Some(gap)) => (Said::new(Reason::DetachedForMigration, format!("Device is {gap}")), None),
         // It is out; what is left of the attachment is on its way out too, and nobody needs to read of each step.
-        _ if attachment.deleting => (make(Reason::Available, AVAILABLE.to_owned()), None),
+        _ if attachment.deleting => (Said::new(Reason::Available, AVAILABLE), None),
         _ => {
             if let Some(message) = no_free_port(world, attachment) {
-                return (make(Reason::NoFreeUSBIPPort, message), None);
+                return (Said::new(Reason::NoFreeUSBIPPort, message), None);
             }
-            let settled = find(old, ConditionType::Attached).filter(|c| !c.reason.is_true());
+            let settled = find(&before.conditions, ConditionType::Attached).filter(|c| !c.reason.is_true());
             match settled.filter(|_| young(world, attachment, plan)) {
-                Some(still) => (still.clone(), None),
-                None => (make(Reason::Available, format!("Requested by {vm}: {}", step(attachment))), None),
+                Some(still) => (Said::new(still.reason, still.message.as_str()), None),
+                None => (Said::new(Reason::Available, format!("Requested by {vm}: {}", step(attachment))), None),
             }
         }
     }

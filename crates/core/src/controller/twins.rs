@@ -5,9 +5,10 @@
 //! each `NodeUSBDevice`; it goes by itself when the other device does.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 
-use crate::controller::view::Published;
-use crate::controller::world::World;
+use crate::controller::index::Index;
+use crate::controller::published::Published;
 use crate::device::{Attributes, Device, HexId};
 use crate::identity::plausible;
 use crate::names::{DeviceName, NodeName};
@@ -34,39 +35,41 @@ struct Place<'w> {
 
 impl<'w> Claimants<'w> {
     /// `published` says which device stands behind which object. What a dead node has published may be anywhere by now.
-    pub(super) fn of(world: &World, published: &'w Published<'w>) -> Self {
-        let mut all = Vec::new();
-        for (object, (node, device)) in published {
-            let ready = world.nodes.get(*node).is_some_and(|n| n.ready);
-            if let Some(key) = key(&device.attributes).filter(|_| ready) {
-                all.push((key, Place { object, node, device }));
+    pub(super) fn of(published: &'w Published<'_>) -> Self {
+        let mut first: Index<Key<'w>, Place<'w>> = Index::default();
+        first.reserve(published.len());
+        let mut alike: BTreeMap<Key<'w>, Vec<Place<'w>>> = BTreeMap::new();
+        for (object, found) in published.iter().filter(|(_, found)| found.ready) {
+            let Some(key) = key(&found.device.attributes) else { continue };
+            let place = Place { object, node: found.node, device: found.device };
+            match first.entry(key) {
+                Entry::Vacant(entry) => drop(entry.insert(place)),
+                Entry::Occupied(other) => alike.entry(key).or_insert_with(|| vec![*other.get()]).push(place),
             }
         }
-        // The order of the objects stays.
-        all.sort_by_key(|(key, _)| *key);
-        let alike = all.chunk_by(|(a, _), (b, _)| a == b).filter(|alike| alike.len() > 1);
-        let places = |alike: &[(Key<'w>, Place<'w>)]| alike.iter().map(|(_, place)| *place).collect();
-        Self(alike.filter_map(|alike| Some((alike.first()?.0, places(alike)))).collect())
+        // Few are alike, so only of these is it looked at what they say.
+        alike.retain(|(_, _, serial), _| plausible(serial));
+        alike.values_mut().for_each(|places| places.sort_by_key(|place| place.object));
+        Self(alike)
     }
 
-    /// The `Ready` message of an object's device, with the warning if there is another of its serial number.
-    pub(super) fn warn(&self, object: &DeviceName, device: Option<&Device>, message: String) -> String {
-        let claimants = device.and_then(|d| key(&d.attributes)).and_then(|key| self.0.get(&key));
-        let all = claimants.map(Vec::as_slice).unwrap_or_default();
+    /// What follows the `Ready` message of an object's device, if there is another of its serial number.
+    pub(super) fn warning(&self, object: &DeviceName, device: Option<&Device>) -> Option<String> {
+        let all = self.0.get(&key(&device?.attributes)?)?;
         let others: Vec<&Place<'_>> = all.iter().filter(|place| place.object != object).collect();
         // One that is on a dead node itself is not known to be anywhere.
-        if others.is_empty() || others.len() == all.len() {
-            return message;
+        if others.len() == all.len() {
+            return None;
         }
         let name = |p: &&Place<'_>| format!("{} (port {} of node {})", p.object, p.device.attributes.port_path, p.node);
         let mut names = others.iter().take(NAMED).map(name).collect::<Vec<_>>().join(", ");
         if let Some(more) = others.len().checked_sub(NAMED).filter(|n| *n > 0) {
             names = format!("{names} and {more} more");
         }
-        format!(
-            "{message}{MARK}another device has the same serial number: {names}; only their ports tell them apart, and one \
-             may be taken for the other after both were unplugged"
-        )
+        Some(format!(
+            "{MARK}another device has the same serial number: {names}; only their ports tell them apart, and one may be \
+             taken for the other after both were unplugged"
+        ))
     }
 }
 
@@ -76,6 +79,5 @@ pub(super) fn is_warning(message: &str) -> bool {
 }
 
 fn key(attributes: &Attributes) -> Option<Key<'_>> {
-    let serial = attributes.serial.as_deref().filter(|s| plausible(s))?;
-    Some((attributes.vendor_id, attributes.product_id, serial))
+    Some((attributes.vendor_id, attributes.product_id, attributes.serial.as_deref()?))
 }

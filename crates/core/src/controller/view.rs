@@ -4,38 +4,36 @@
 //! of them for each device has a plan whose cost grows with the square of the cluster; here everybody is found once, before the
 //! plan begins. Nothing is known here that does not follow from the world.
 
-use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use crate::controller::devices;
+use crate::controller::engine;
+use crate::controller::index::Index;
 use crate::controller::moves::{self, Active};
-use crate::controller::world::{Attachment, Operation, PodClaim, UsbDevice, World};
-use crate::device::Device;
-use crate::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, Uid, VmName};
-
-/// Which published device stands behind which object, and on which node.
-pub(super) type Published<'w> = BTreeMap<Cow<'w, DeviceName>, (&'w NodeName, &'w Device)>;
+use crate::controller::published::{Found, Published};
+use crate::controller::world::{Attachment, Operation, PodClaim, UsbDevice, VmPod, World};
+use crate::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, Uid, VmName};
 
 /// A pod's claim, with its namespace and name.
 pub(super) type ClaimOfPod<'w> = (&'w Namespace, &'w ClaimName, &'w PodClaim);
 
 /// What there is of each machine.
-type ByMachine<'w, T> = BTreeMap<&'w Namespace, BTreeMap<&'w VmName, Vec<T>>>;
+type ByMachine<'w, T> = Index<&'w Namespace, Index<&'w VmName, Vec<T>>>;
 
 /// The view. What is in the world itself is read through it.
 pub(super) struct View<'w> {
     world: &'w World,
     published: Published<'w>,
-    objects: BTreeMap<&'w DeviceName, Vec<(&'w Namespace, &'w UsbDevice)>>,
-    for_device: BTreeMap<&'w DeviceName, Vec<&'w Attachment>>,
+    assigned: Index<&'w DeviceName, &'w Namespace>,
+    objects: Index<&'w DeviceName, Vec<(&'w Namespace, &'w UsbDevice)>>,
+    for_device: Index<&'w DeviceName, Vec<&'w Attachment>>,
     /// Whether an attachment shall stay, by its uid; found out when it is asked for.
-    stays: BTreeMap<&'w Uid, OnceCell<bool>>,
+    stays: Index<&'w Uid, OnceCell<bool>>,
     for_machine: ByMachine<'w, &'w Attachment>,
+    pods: ByMachine<'w, (&'w PodName, &'w VmPod)>,
     on_machine: ByMachine<'w, (&'w OperationName, &'w Operation)>,
-    holders: BTreeMap<(&'w NodeName, &'w DeviceName), ClaimOfPod<'w>>,
-    waiting: BTreeMap<&'w DeviceName, Vec<ClaimOfPod<'w>>>,
+    holders: Index<(&'w NodeName, &'w DeviceName), ClaimOfPod<'w>>,
+    waiting: Index<&'w DeviceName, Vec<ClaimOfPod<'w>>>,
     active: Vec<Active<'w>>,
 }
 
@@ -52,22 +50,32 @@ impl<'w> View<'w> {
     pub(super) fn of(world: &'w World) -> Self {
         let mut view = Self {
             world,
-            published: devices::published(world),
-            objects: BTreeMap::new(),
-            for_device: BTreeMap::new(),
+            published: Published::of(world),
+            assigned: Index::default(),
+            objects: Index::default(),
+            for_device: Index::default(),
             stays: world.attachments.values().map(|a| (&a.uid, OnceCell::new())).collect(),
-            for_machine: BTreeMap::new(),
-            on_machine: BTreeMap::new(),
-            holders: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            active: moves::active(world),
+            for_machine: Index::default(),
+            pods: Index::default(),
+            on_machine: Index::default(),
+            holders: Index::default(),
+            waiting: Index::default(),
+            active: Vec::new(),
         };
+        for (name, object) in world.node_devices.iter().filter(|(_, object)| !object.deleting) {
+            view.assigned.extend(object.assigned.as_ref().map(|namespace| (name, namespace)));
+        }
         for ((namespace, name), object) in &world.devices {
             view.objects.entry(name).or_default().push((namespace, object));
         }
         for ((namespace, _), attachment) in &world.attachments {
             view.for_device.entry(&attachment.device).or_default().push(attachment);
             view.for_machine.entry(namespace).or_default().entry(&attachment.vm).or_default().push(attachment);
+        }
+        for ((namespace, name), pod) in &world.vm_pods {
+            if engine::is_named_for(name, &pod.vm) {
+                view.pods.entry(namespace).or_default().entry(&pod.vm).or_default().push((name, pod));
+            }
         }
         for ((namespace, name), operation) in &world.operations {
             view.on_machine.entry(namespace).or_default().entry(&operation.vm).or_default().push((name, operation));
@@ -83,7 +91,13 @@ impl<'w> View<'w> {
                 (None, None) => {}
             }
         }
+        view.active = moves::active(&view);
         view
+    }
+
+    /// The world itself.
+    pub(super) fn world(&self) -> &'w World {
+        self.world
     }
 
     /// Everything that is published.
@@ -92,8 +106,18 @@ impl<'w> View<'w> {
     }
 
     /// The node that publishes the device of an object, and what it says.
-    pub(super) fn publisher(&self, object: &DeviceName) -> Option<(&'w NodeName, &'w Device)> {
-        self.published.get(object).copied()
+    pub(super) fn publisher(&self, object: &DeviceName) -> Option<Found<'w>> {
+        self.published.get(object)
+    }
+
+    /// The namespace to which an administrator has assigned a device.
+    pub(super) fn assigned(&self, device: &DeviceName) -> Option<&'w Namespace> {
+        self.assigned.get(device).copied()
+    }
+
+    /// The `USBDevice` of a name in a namespace.
+    pub(super) fn object(&self, namespace: &Namespace, name: &DeviceName) -> Option<&'w UsbDevice> {
+        self.objects(name).iter().find(|(found, _)| *found == namespace).map(|(_, object)| *object)
     }
 
     /// The `USBDevice`s of a name, with their namespaces, in order.
@@ -117,6 +141,11 @@ impl<'w> View<'w> {
             Some(known) => *known.get_or_init(look),
             None => look(),
         }
+    }
+
+    /// The pods of a machine, in the order of their names.
+    pub(super) fn pods_of(&self, namespace: &Namespace, vm: &VmName) -> &[(&'w PodName, &'w VmPod)] {
+        self.pods.get(namespace).and_then(|own| own.get(vm)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The operations on a machine, in the order of their names.

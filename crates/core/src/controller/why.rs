@@ -175,7 +175,7 @@ fn ready(world: &World, object: Option<&NodeDevice>, presence: &Presence<'_>) ->
         }
         Presence::NotReady { why, .. } | Presence::Absent { why } => bad(why.clone(), Remedy::AsSaid),
         Presence::Ready { .. } if object.is_none() => bad("it has no NodeUSBDevice yet", Remedy::CheckController),
-        Presence::Ready { .. } => Ok(presence.condition().1),
+        Presence::Ready { .. } => Ok(presence.condition().message.into_owned()),
     }
 }
 
