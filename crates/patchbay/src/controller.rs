@@ -43,7 +43,7 @@ use patchbay_core::conditions::Seconds;
 use patchbay_core::controller::census;
 use patchbay_core::controller::events::{Notice, notices};
 use patchbay_core::controller::stopwatch::Stopwatch;
-use patchbay_core::controller::{Action, World, plan};
+use patchbay_core::controller::{Action, plan};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connection;
@@ -238,16 +238,20 @@ impl Shell {
             self.stopwatch.stop();
             return next;
         }
-        let world = self.caches.world(Timestamp::now().as_second());
-        let plan = plan(&world);
+        self.caches.refresh(Timestamp::now().as_second());
+        let world = self.caches.world();
+        let plan = plan(world);
         let took = now.elapsed();
-        let laps = self.stopwatch.look(&world, now.duration_since(self.begun));
-        self.metrics.planned(census::count(&world), laps, took);
+        let laps = self.stopwatch.look(world, now.duration_since(self.begun));
+        self.metrics.planned(census::count(world), laps, took);
         let mut planned = BTreeSet::new();
-        for action in plan.actions.into_iter().filter(|a| !target::is_done(a, &world)) {
+        for action in plan.actions.into_iter().filter(|a| !target::is_done(a, world)) {
             let target = Target::of(&action);
             match self.ledger.admit(&action, &self.caches.look(&target), now) {
-                Verdict::Go if self.ledger.running() < MOST_WRITES => self.start(action, &world),
+                Verdict::Go if self.ledger.running() < MOST_WRITES => {
+                    self.ledger.start(&action);
+                    self.writes.push(write(&self.actor, &self.caches, action));
+                }
                 Verdict::Go | Verdict::Busy => self.waiting = true,
                 Verdict::Wait(until) => next = next.min(until),
             }
@@ -259,14 +263,14 @@ impl Shell {
         }
         next
     }
+}
 
-    fn start(&mut self, action: Action, world: &World) {
-        self.ledger.start(&action);
-        let (notices, writing) = (notices(&action, world), self.actor.act(&action, &self.caches));
-        let begun = Instant::now();
-        let ended = move |result| Ended { action, notices, result, took: begun.elapsed() };
-        self.writes.push(writing.map(ended).boxed());
-    }
+/// Begins to do what an action says.
+fn write(actor: &Actor, caches: &Caches, action: Action) -> BoxFuture<'static, Ended> {
+    let (notices, writing) = (notices(&action, caches.world()), actor.act(&action, caches));
+    let begun = Instant::now();
+    let ended = move |result| Ended { action, notices, result, took: begun.elapsed() };
+    writing.map(ended).boxed()
 }
 
 /// How long it is until a time; never nothing, so that a plan that asks for the past does not keep us busy.

@@ -90,8 +90,8 @@ impl<V> Default for Cache<V> {
 }
 
 impl<V: PartialEq> Cache<V> {
-    /// Takes news in; says whether anything is different now.
-    pub(super) fn apply(&mut self, delta: Delta<V>) -> bool {
+    /// Takes news in; says whether anything is different now. Of each value that is, `change` gets what it was and what it is.
+    pub(super) fn apply(&mut self, delta: Delta<V>, mut change: impl FnMut(Option<&V>, Option<&V>)) -> bool {
         match delta {
             Delta::Begin => {
                 self.incoming.clear();
@@ -103,21 +103,29 @@ impl<V: PartialEq> Cache<V> {
                 false
             }
             Delta::End => {
-                let entries = std::mem::take(&mut self.incoming);
-                let changed = !self.synced || entries != self.entries;
-                self.entries = entries;
-                self.synced = true;
-                changed
+                let incoming = std::mem::take(&mut self.incoming);
+                let before = std::mem::replace(&mut self.entries, incoming);
+                for (_, entry) in before.iter().filter(|(key, _)| !self.entries.contains_key(key)) {
+                    change(entry.value.as_ref(), None);
+                }
+                for (key, entry) in &self.entries {
+                    tell(before.get(key), entry, &mut change);
+                }
+                !std::mem::replace(&mut self.synced, true) || before != self.entries
             }
             Delta::Put(key, version, entry) => {
                 self.newest = self.newest.max(version);
-                let changed = self.entries.get(&key) != Some(&entry);
+                let before = self.entries.get(&key);
+                tell(before, &entry, &mut change);
+                let changed = before != Some(&entry);
                 self.entries.insert(key, entry);
                 changed
             }
             Delta::Remove(key, version) => {
                 self.newest = self.newest.max(version);
-                self.entries.remove(&key).is_some()
+                let before = self.entries.remove(&key);
+                change(before.as_ref().and_then(|entry| entry.value.as_ref()), None);
+                before.is_some()
             }
         }
     }
@@ -143,6 +151,14 @@ impl<V: PartialEq> Cache<V> {
     }
 }
 
+/// Tells of an entry's value, if it is another one than before.
+fn tell<V: PartialEq>(before: Option<&Entry<V>>, now: &Entry<V>, change: &mut impl FnMut(Option<&V>, Option<&V>)) {
+    let (before, now) = (before.and_then(|entry| entry.value.as_ref()), now.value.as_ref());
+    if before != now {
+        change(before, now);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +171,10 @@ mod tests {
         Entry { uid: "u".into(), deleting: false, value: Some(value) }
     }
 
+    fn apply(cache: &mut Cache<i32>, delta: Delta<i32>) -> bool {
+        cache.apply(delta, |_, _| {})
+    }
+
     fn values(cache: &Cache<i32>) -> Vec<i32> {
         cache.values().copied().collect()
     }
@@ -162,10 +182,10 @@ mod tests {
     #[test]
     fn a_cache_is_synced_when_its_first_list_is_whole() {
         let mut cache = Cache::default();
-        cache.apply(Delta::Begin);
-        cache.apply(Delta::Listed(key("a"), 1, entry(1)));
+        apply(&mut cache, Delta::Begin);
+        apply(&mut cache, Delta::Listed(key("a"), 1, entry(1)));
         assert!(!cache.synced() && values(&cache).is_empty());
-        assert!(cache.apply(Delta::End));
+        assert!(apply(&mut cache, Delta::End));
         assert!(cache.synced());
         assert_eq!(values(&cache), [1]);
     }
@@ -173,33 +193,64 @@ mod tests {
     #[test]
     fn what_is_known_stays_until_a_new_list_is_whole() {
         let mut cache = Cache::default();
-        cache.apply(Delta::End);
-        cache.apply(Delta::Put(key("a"), 1, entry(1)));
-        cache.apply(Delta::Begin);
-        cache.apply(Delta::Listed(key("b"), 2, entry(2)));
+        apply(&mut cache, Delta::End);
+        apply(&mut cache, Delta::Put(key("a"), 1, entry(1)));
+        apply(&mut cache, Delta::Begin);
+        apply(&mut cache, Delta::Listed(key("b"), 2, entry(2)));
         assert_eq!(values(&cache), [1]);
-        assert!(cache.apply(Delta::End), "the first object is gone");
+        assert!(apply(&mut cache, Delta::End), "the first object is gone");
         assert_eq!(values(&cache), [2]);
     }
 
     #[test]
     fn an_event_that_says_nothing_new_changes_nothing_but_the_version() {
         let mut cache = Cache::default();
-        cache.apply(Delta::End);
-        assert!(cache.apply(Delta::Put(key("a"), 5, entry(1))));
-        assert!(!cache.apply(Delta::Put(key("a"), 9, entry(1))));
+        apply(&mut cache, Delta::End);
+        assert!(apply(&mut cache, Delta::Put(key("a"), 5, entry(1))));
+        assert!(!apply(&mut cache, Delta::Put(key("a"), 9, entry(1))));
         assert_eq!(cache.newest(), 9);
-        assert!(cache.apply(Delta::Remove(key("a"), 12)));
-        assert!(!cache.apply(Delta::Remove(key("a"), 12)));
+        assert!(apply(&mut cache, Delta::Remove(key("a"), 12)));
+        assert!(!apply(&mut cache, Delta::Remove(key("a"), 12)));
         assert_eq!(cache.newest(), 12);
     }
 
     #[test]
     fn an_object_that_became_unreadable_is_no_longer_believed() {
         let mut cache = Cache::default();
-        cache.apply(Delta::Put(key("a"), 1, entry(1)));
-        cache.apply(Delta::Put(key("a"), 2, Entry { value: None, ..entry(0) }));
+        apply(&mut cache, Delta::Put(key("a"), 1, entry(1)));
+        apply(&mut cache, Delta::Put(key("a"), 2, Entry { value: None, ..entry(0) }));
         assert!(values(&cache).is_empty());
         assert_eq!(cache.get(&key("a")).map(|e| e.uid.as_str()), Some("u"));
+    }
+
+    #[test]
+    fn of_each_value_it_is_told_what_it_was_and_what_it_is() {
+        let mut cache = Cache::default();
+        let mut told = Vec::new();
+        for delta in [
+            Delta::Listed(key("a"), 1, entry(1)),
+            Delta::Listed(key("b"), 2, entry(2)),
+            Delta::End,
+            Delta::Put(key("a"), 3, entry(1)),
+            Delta::Put(key("a"), 4, entry(5)),
+            Delta::Put(key("b"), 5, Entry { value: None, ..entry(0) }),
+            Delta::Begin,
+            Delta::Listed(key("c"), 6, entry(6)),
+            Delta::End,
+            Delta::Remove(key("c"), 7),
+        ] {
+            cache.apply(delta, |was, is| told.push((was.copied(), is.copied())));
+        }
+        let expected = [
+            (None, Some(1)),
+            (None, Some(2)),
+            (Some(1), Some(5)),
+            (Some(2), None),
+            (Some(5), None),
+            (None, None),
+            (None, Some(6)),
+            (Some(6), None),
+        ];
+        assert_eq!(told, expected);
     }
 }

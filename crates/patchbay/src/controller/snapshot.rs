@@ -1,4 +1,9 @@
 //! All caches together, and the world they show.
+//!
+//! The world is kept, and changed where a cache has changed: of ten thousand devices one has, and to make a world of all of them
+//! again would take longer than to plan.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use patchbay_api::claim::{Role, Seen as ClaimSeen};
 use patchbay_api::slice::{Pools, Slice};
@@ -11,6 +16,9 @@ use patchbay_core::speed::Hub;
 use super::cache::{Cache, Entry, ObjectKey};
 use super::target::{Kind, Target};
 use super::watch::{Seen, VmValue};
+
+/// A claim, with its key.
+type ClaimValue = ((Namespace, ClaimName), ClaimSeen);
 
 /// Everything the watches have told.
 #[derive(Debug, Default)]
@@ -25,10 +33,14 @@ pub(super) struct Caches {
     operations: Cache<((Namespace, OperationName), world::Operation)>,
     vm_pods: Cache<((Namespace, PodName), world::VmPod)>,
     attachments: Cache<((Namespace, PodName), world::Attachment)>,
-    claims: Cache<((Namespace, ClaimName), ClaimSeen)>,
+    claims: Cache<ClaimValue>,
     templates: Cache<((Namespace, DeviceName), world::Template)>,
     port_templates: Cache<(Namespace, Hub)>,
-    pools: Pools,
+    /// What is believed of each node's slices.
+    pools: BTreeMap<NodeName, Pools>,
+    /// The nodes whose slices have changed since they were looked at.
+    stale: BTreeSet<NodeName>,
+    world: World,
 }
 
 /// What the caches show of one object.
@@ -43,20 +55,30 @@ pub(super) struct Look {
 impl Caches {
     /// Takes news in; says whether anything is different now.
     pub(super) fn apply(&mut self, seen: Seen) -> bool {
+        let Self { world, stale, .. } = self;
         match seen {
-            Seen::Node(delta) => self.nodes.apply(delta),
-            Seen::Namespace(delta) => self.namespaces.apply(delta),
-            Seen::Slice(delta) => self.slices.apply(delta),
-            Seen::NodeDevice(delta) => self.node_devices.apply(delta),
-            Seen::Device(delta) => self.devices.apply(delta),
-            Seen::Vm(delta) => self.vms.apply(delta),
-            Seen::Budget(delta) => self.budgets.apply(delta),
-            Seen::Operation(delta) => self.operations.apply(delta),
-            Seen::VmPod(delta) => self.vm_pods.apply(delta),
-            Seen::Attachment(delta) => self.attachments.apply(delta),
-            Seen::Claim(delta) => self.claims.apply(delta),
-            Seen::Template(delta) => self.templates.apply(delta),
-            Seen::PortTemplate(delta) => self.port_templates.apply(delta),
+            Seen::Node(delta) => self.nodes.apply(delta, |old, new| put(&mut world.nodes, old, new)),
+            Seen::Namespace(delta) => self.namespaces.apply(delta, |old, new| put(&mut world.namespaces, old, new)),
+            Seen::Slice(delta) => self.slices.apply(delta, |old, new| {
+                stale.extend(old.into_iter().chain(new).map(|slice| slice.node.clone()));
+            }),
+            Seen::NodeDevice(delta) => {
+                self.node_devices.apply(delta, |old, new| put(&mut world.node_devices, old, new))
+            }
+            Seen::Device(delta) => self.devices.apply(delta, |old, new| put(&mut world.devices, old, new)),
+            Seen::Vm(delta) => self.vms.apply(delta, |old, new| {
+                old.map(|(key, ..)| world.vms.remove(key));
+                world.vms.extend(new.map(|(key, vm, _)| (key.clone(), vm.clone())));
+            }),
+            Seen::Budget(delta) => self.budgets.apply(delta, |old, new| mark(&mut world.budgets, old, new)),
+            Seen::Operation(delta) => self.operations.apply(delta, |old, new| put(&mut world.operations, old, new)),
+            Seen::VmPod(delta) => self.vm_pods.apply(delta, |old, new| put(&mut world.vm_pods, old, new)),
+            Seen::Attachment(delta) => self.attachments.apply(delta, |old, new| put(&mut world.attachments, old, new)),
+            Seen::Claim(delta) => self.claims.apply(delta, |old, new| claim(world, old, new)),
+            Seen::Template(delta) => self.templates.apply(delta, |old, new| put(&mut world.templates, old, new)),
+            Seen::PortTemplate(delta) => {
+                self.port_templates.apply(delta, |old, new| mark(&mut world.port_templates, old, new))
+            }
         }
     }
 
@@ -77,38 +99,29 @@ impl Caches {
             && self.port_templates.synced()
     }
 
-    /// The world as it is known at `now`. Remembers which pools it believes, hence not a mere view.
-    pub(super) fn world(&mut self, now: Seconds) -> World {
-        let mut world = World {
-            now,
-            nodes: self.nodes.values().cloned().collect(),
-            pools: self.pools.update(self.slices.values()),
-            namespaces: self.namespaces.values().cloned().collect(),
-            node_devices: self.node_devices.values().cloned().collect(),
-            devices: self.devices.values().cloned().collect(),
-            vms: self.vms.values().map(|(key, vm, _)| (key.clone(), vm.clone())).collect(),
-            budgets: self.budgets.values().cloned().collect(),
-            operations: self.operations.values().cloned().collect(),
-            vm_pods: self.vm_pods.values().cloned().collect(),
-            templates: self.templates.values().cloned().collect(),
-            attachments: self.attachments.values().cloned().collect(),
-            port_templates: self.port_templates.values().cloned().collect(),
-            ..World::default()
-        };
-        for (key, claim) in self.claims.values() {
-            if !claim.ports.is_empty() {
-                world.port_claims.insert(key.clone());
-            }
-            for port in &claim.ports {
-                *world.ports_used.entry(port.clone()).or_default() += 1;
-            }
-            match &claim.role {
-                Role::Device(claim) => drop(world.claims.insert(key.clone(), claim.clone())),
-                Role::Pod(claim) => drop(world.pod_claims.insert(key.clone(), claim.clone())),
-                Role::Other => {}
+    /// Makes the world that of `now`.
+    pub(super) fn refresh(&mut self, now: Seconds) {
+        self.world.now = now;
+        let mut parts: BTreeMap<&NodeName, Vec<&Slice>> = BTreeMap::new();
+        if !self.stale.is_empty() {
+            for slice in self.slices.values().filter(|slice| self.stale.contains(&slice.node)) {
+                parts.entry(&slice.node).or_default().push(slice);
             }
         }
-        world
+        for node in &self.stale {
+            let Some(slices) = parts.remove(node) else {
+                self.pools.remove(node);
+                self.world.pools.remove(node);
+                continue;
+            };
+            self.world.pools.extend(self.pools.entry(node.clone()).or_default().update(slices));
+        }
+        self.stale.clear();
+    }
+
+    /// The world as it was at the last [`refresh`](Self::refresh).
+    pub(super) fn world(&self) -> &World {
+        &self.world
     }
 
     /// What is known of one object.
@@ -135,6 +148,44 @@ impl Caches {
     }
 }
 
+/// Changes a map where a cache has changed.
+fn put<K: Clone + Ord, V: Clone>(map: &mut BTreeMap<K, V>, old: Option<&(K, V)>, new: Option<&(K, V)>) {
+    old.map(|(key, _)| map.remove(key));
+    map.extend(new.cloned());
+}
+
+/// The same of a set.
+fn mark<K: Clone + Ord>(set: &mut BTreeSet<K>, old: Option<&K>, new: Option<&K>) {
+    old.map(|key| set.remove(key));
+    set.extend(new.cloned());
+}
+
+/// The same of claims: what they are for, and the ports they hold.
+fn claim(world: &mut World, old: Option<&ClaimValue>, new: Option<&ClaimValue>) {
+    if let Some((key, claim)) = old {
+        world.port_claims.remove(key);
+        world.claims.remove(key);
+        world.pod_claims.remove(key);
+        for port in &claim.ports {
+            if let Some(left) = world.ports_used.remove(port).and_then(|used| used.checked_sub(1)).filter(|n| *n > 0) {
+                world.ports_used.insert(port.clone(), left);
+            }
+        }
+    }
+    let Some((key, claim)) = new else { return };
+    if !claim.ports.is_empty() {
+        world.port_claims.insert(key.clone());
+    }
+    for port in &claim.ports {
+        *world.ports_used.entry(port.clone()).or_default() += 1;
+    }
+    match &claim.role {
+        Role::Device(claim) => drop(world.claims.insert(key.clone(), claim.clone())),
+        Role::Pod(claim) => drop(world.pod_claims.insert(key.clone(), claim.clone())),
+        Role::Other => {}
+    }
+}
+
 fn look<V: PartialEq>(cache: &Cache<V>, key: &ObjectKey) -> Look {
     let object = |e: &Entry<V>| (e.uid.clone(), e.deleting);
     Look { newest: cache.newest(), object: cache.get(key).map(object) }
@@ -147,6 +198,11 @@ mod tests {
 
     use super::super::cache::Delta;
     use super::*;
+
+    fn world(caches: &mut Caches, now: Seconds) -> &World {
+        caches.refresh(now);
+        caches.world()
+    }
 
     fn entry<V>(value: V) -> Entry<V> {
         Entry { uid: "u1".into(), deleting: false, value: Some(value) }
@@ -182,7 +238,7 @@ mod tests {
         let mut caches = Caches::default();
         end_all(&mut caches);
         assert!(caches.synced());
-        assert_eq!(caches.world(5), World { now: 5, ..World::default() });
+        assert_eq!(*world(&mut caches, 5), World { now: 5, ..World::default() });
     }
 
     #[test]
@@ -196,10 +252,33 @@ mod tests {
         claim("a", "1", vec![port("node-1", Hub::Usb2)]);
         claim("b", "1", vec![port("node-1", Hub::Usb2), port("node-2", Hub::Usb2)]);
         claim("b", "2", vec![]);
-        let world = caches.world(0);
-        assert_eq!(world.ports_used, [(port("node-1", Hub::Usb2), 2), (port("node-2", Hub::Usb2), 1)].into());
-        let holders: Vec<_> = world.port_claims.iter().map(|(ns, name)| (ns.as_str(), name.as_str())).collect();
+        let seen = world(&mut caches, 0);
+        assert_eq!(seen.ports_used, [(port("node-1", Hub::Usb2), 2), (port("node-2", Hub::Usb2), 1)].into());
+        let holders: Vec<_> = seen.port_claims.iter().map(|(ns, name)| (ns.as_str(), name.as_str())).collect();
         assert_eq!(holders, [("a", "1"), ("b", "1")]);
+        caches.apply(Seen::Claim(Delta::Remove(("b".to_owned(), "1".to_owned()), 8)));
+        let seen = world(&mut caches, 0);
+        assert_eq!(seen.ports_used, [(port("node-1", Hub::Usb2), 1)].into());
+        assert_eq!(seen.port_claims.len(), 1);
+    }
+
+    #[test]
+    fn a_list_that_begins_anew_takes_what_is_gone_out_of_the_world() {
+        let mut caches = Caches::default();
+        let node = |ready| Node { ready, since: 0, cordoned: false };
+        let listed = |name: &str, ready| {
+            Seen::Node(Delta::Listed((String::new(), name.to_owned()), 7, entry((name.into(), node(ready)))))
+        };
+        for seen in [listed("node-1", true), listed("node-2", true), Seen::Node(Delta::End)] {
+            caches.apply(seen);
+        }
+        caches.apply(Seen::Node(Delta::Begin));
+        assert_eq!(world(&mut caches, 0).nodes.len(), 2);
+        for seen in [listed("node-2", false), listed("node-3", true), Seen::Node(Delta::End)] {
+            caches.apply(seen);
+        }
+        let nodes = [("node-2".into(), node(false)), ("node-3".into(), node(true))];
+        assert_eq!(world(&mut caches, 0).nodes, nodes.into());
     }
 
     #[test]
@@ -222,9 +301,13 @@ mod tests {
             silent: true,
             ..Pool::default()
         };
-        assert_eq!(caches.world(0).pools, [("node-1".into(), pool(&["old"]))].into());
+        assert_eq!(world(&mut caches, 0).pools, [("node-1".into(), pool(&["old"]))].into());
         caches.apply(Seen::Slice(put("", "new", slice("new", 2, 2))));
-        assert_eq!(caches.world(0).pools, [("node-1".into(), pool(&["new", "old"]))].into());
+        assert_eq!(world(&mut caches, 0).pools, [("node-1".into(), pool(&["new", "old"]))].into());
+        for gone in ["old", "new"] {
+            caches.apply(Seen::Slice(Delta::Remove((String::new(), gone.to_owned()), 9)));
+        }
+        assert!(world(&mut caches, 0).pools.is_empty());
     }
 
     #[test]
