@@ -4,11 +4,12 @@
 //!
 //! 1. [`attach`]: the list of the machine's devices is changed, and the guest says when it sees the device;
 //! 2. [`cable`]: a stick is plugged in, and a watch says when its `NodeUSBDevice` is ready;
-//! 3. [`processes`]: what our processes use while nothing happens;
-//! 4. [`replug`]: the cable is pulled and put back, and the guest says when it sees the device again;
-//! 5. [`data`]: a guest says how fast it reads a disk of another node and one of its own;
-//! 6. [`moves`]: the machine goes around the nodes, and the guest says for how long it is without the device;
-//! 7. [`byhand`]: our processes are removed, and the same stick and disk go into the same guest with the stock tools.
+//! 3. [`together`]: sixteen devices are listed at once;
+//! 4. [`processes`]: what our processes use and write while nothing happens;
+//! 5. [`replug`]: the cable is pulled and put back, and the guest says when it sees the device again;
+//! 6. [`data`]: a guest says how fast it reads a disk of another node and one of its own;
+//! 7. [`moves`]: the machine goes around the nodes, and the guest says for how long it is without the device;
+//! 8. [`byhand`]: our processes are removed, and the same stick and disk go into the same guest with the stock tools.
 //!
 //! All times are in the time of one clock, the lab's: those of the nodes are compared with it ([`probe::skew`]).
 //! [`steps`] takes an attachment apart with what the API server's audit log, the agents' logs and the kernels say.
@@ -42,13 +43,14 @@ mod probe;
 mod processes;
 mod replug;
 mod steps;
+mod together;
 
 use clock::Clock;
 use figures::{Row, Times, table};
 use steps::Records;
 
 /// The lab that they need.
-pub const NEEDS: Needs = Needs { nodes: 3, ..Needs::ORDINARY };
+pub const NEEDS: Needs = Needs { nodes: 3, usb_ports: 18, ..Needs::ORDINARY };
 /// How often each thing is done. One time more is not counted: the first finds cold caches and modules not loaded.
 const ROUNDS: usize = 30;
 const NAMESPACE: &str = "bench";
@@ -78,7 +80,8 @@ fn measure(lab: &Lab) -> Result<()> {
     // Read while the agents whose logs these are still run.
     let records = Records::read(lab, &clock)?;
     let cable = step("plugging sticks in", || cable::rounds(lab, &clock))?;
-    let processes = step("watching our processes do nothing", || processes::idle(lab))?;
+    let together = step("attaching sixteen devices at once", || together::rounds(&case, &mut guest, &clock))?;
+    let (processes, idle_writes) = step("watching our processes do nothing", || processes::idle(lab))?;
     let replug =
         step("pulling the cable and putting it back", || replug::rounds(&case, &mut guest, &stick, &device, &clock))?;
     let (data, disk) = step("reading a disk", || data::paths(&case, &mut guest))?;
@@ -114,7 +117,10 @@ fn measure(lab: &Lab) -> Result<()> {
         .at_most(200.0),
         Row::figure("API writes of one attach and detach", cycle.writes, "").at_most(12.0),
         Row::figure("  Events told besides", cycle.told, ""),
+        Row::figure("API writes in five minutes in which nothing happens, besides the leader's lease", idle_writes, "")
+            .at_most(0.0),
     ];
+    rows.extend(together.rows());
     rows.extend(moves.iter().flat_map(moves::Moves::rows));
     rows.extend(data.rows(&hand.disk));
     rows.extend(processes.iter().flat_map(processes::Process::rows));
@@ -149,7 +155,7 @@ fn measure(lab: &Lab) -> Result<()> {
             "rows": rows,
             "attach_ms": attach, "detach_ms": detach, "attach_steps_ms": by_step,
             "by_hand": hand, "cable": cable, "api_writes_per_cycle": cycle.by,
-            "replug_ms": replug, "data": data, "migrations": moves, "processes": processes, "clock_drift_ms": drift,
+            "replug_ms": replug, "data": data, "migrations": moves, "processes": processes, "together": together, "clock_drift_ms": drift,
         }),
     )
 }

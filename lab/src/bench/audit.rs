@@ -23,6 +23,13 @@ pub(super) struct Write {
     pub(super) what: String,
 }
 
+impl Write {
+    /// Which of our accounts it is; None for others, and for leases.
+    fn account(&self) -> Option<&str> {
+        self.user.strip_prefix(ACCOUNTS).filter(|_| !self.what.ends_with(" leases"))
+    }
+}
+
 /// All writes so far.
 ///
 /// # Errors
@@ -35,6 +42,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<Write>> {
 fn of_line(line: &str) -> Option<Write> {
     let request = Request::of_line(line).filter(Request::is_write)?;
     Some(Write { at: clock::parse(&request.at)?, what: request.what(), user: request.user })
+}
+
+/// How many of them are our accounts', leases left out.
+pub(super) fn ours(writes: &[Write]) -> usize {
+    writes.iter().filter(|write| write.account().is_some()).count()
 }
 
 /// What our accounts write for one attach and detach, leases left out.
@@ -55,9 +67,8 @@ pub(super) fn per_cycle(writes: &[Write], rounds: &[Round]) -> Cycle {
     };
     let cycles = u32::try_from(rounds.len()).map_or(f64::NAN, f64::from);
     let mut by = BTreeMap::<String, f64>::new();
-    for write in writes.iter().filter(|w| (first.asked..=last.settled).contains(&w.at) && !w.what.ends_with(" leases"))
-    {
-        if let Some(account) = write.user.strip_prefix(ACCOUNTS) {
+    for write in writes.iter().filter(|w| (first.asked..=last.settled).contains(&w.at)) {
+        if let Some(account) = write.account() {
             *by.entry(format!("{account}: {}", write.what)).or_default() += 1.0 / cycles;
         }
     }

@@ -28,6 +28,15 @@ pub(super) struct Uevent {
     pub(super) at: Duration,
     /// Whether the device came, or went.
     pub(super) add: bool,
+    /// Where the device is: `9-1`.
+    pub(super) place: String,
+}
+
+impl Uevent {
+    /// The bus, which has one hub of its own.
+    pub(super) fn hub(&self) -> &str {
+        self.place.split_once('-').map_or(&self.place, |(bus, _)| bus)
+    }
 }
 
 /// How far the clock of a node is from ours.
@@ -111,7 +120,7 @@ pub(super) fn uevents(node: &Node, clock: &Clock) -> Result<Vec<Uevent>> {
 fn of_line(line: &str) -> Option<Uevent> {
     let mut words = line.split_whitespace();
     let at = micros(words.next()?)?;
-    Some(Uevent { at, add: words.next()? == "add" })
+    Some(Uevent { at, add: words.next()? == "add", place: words.next()?.to_owned() })
 }
 
 /// Microseconds since 1970.
@@ -132,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_the_probe_says_is_understood_and_its_complaints_are_not() {
-        let heard = |at, add| Some(Uevent { at: Duration::from_micros(at), add });
+        let heard = |at, add| Some(Uevent { at: Duration::from_micros(at), add, place: "2-1".to_owned() });
         assert_eq!(of_line("17 add 2-1"), heard(17, true));
         assert_eq!(of_line("18 remove 2-1"), heard(18, false));
         assert_eq!(of_line("byhand: uevents: No buffer space available"), None);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::audit;
 use super::figures::Row;
 use crate::cluster::Lab;
 use crate::node::Node;
@@ -14,7 +15,7 @@ use crate::product::for_each_process;
 
 /// How long they are left alone before, and watched then.
 const CALM: Duration = Duration::from_secs(5);
-const WATCHED: Duration = Duration::from_secs(20);
+const WATCHED: Duration = Duration::from_secs(300);
 /// Of `utime` and `stime` in `/proc/PID/stat` (proc(5)): 100 to a second on every Linux.
 const TICK: f64 = 0.01;
 
@@ -113,15 +114,18 @@ impl Usages {
     }
 }
 
-/// Watches them while nothing happens.
+/// Watches them while nothing happens: what they use, and how often they write, leases left out.
 ///
 /// # Errors
 /// When a node does not answer.
-pub(super) fn idle(lab: &Lab) -> Result<Vec<Process>> {
+pub(super) fn idle(lab: &Lab) -> Result<(Vec<Process>, f64)> {
     sleep(CALM);
-    let before = Usages::look(lab)?;
+    let log = lab.plane().audit_log();
+    let (before, written) = (Usages::look(lab)?, audit::ours(&audit::read(&log)?));
     sleep(WATCHED);
-    Ok(Usages::look(lab)?.since(before))
+    let processes = Usages::look(lab)?.since(before);
+    let writes = audit::ours(&audit::read(&log)?).saturating_sub(written);
+    Ok((processes, u32::try_from(writes).map_or(f64::NAN, f64::from)))
 }
 
 fn of_line(line: &str) -> Option<(Key, Usage)> {

@@ -151,7 +151,7 @@ mod tests {
             agent: [(1100, "a: claim prepared x"), (1102, "a: claim prepared y"), (9000, "a: claim prepared z")]
                 .map(|(ms, text)| (at(ms), text.to_owned()))
                 .to_vec(),
-            uevents: vec![Uevent { at: at(1300), add: true }],
+            uevents: vec![Uevent { at: at(1300), add: true, place: "9-1".to_owned() }],
             console: vec![(at(1490), "guest: usb add 2-1".to_owned())],
         };
         let round = Round { asked: at(1000), seen: at(1500), recalled: at(2000), gone: at(2100), settled: at(3000) };
