@@ -19,6 +19,8 @@ pub struct Request {
     pub resource: String,
     /// Which object: `namespace/name`, or the name alone.
     pub object: String,
+    /// The path, and the query with its selectors.
+    pub uri: String,
     /// The answer's HTTP status; zero when none is told.
     pub code: u64,
     /// Whether it was granted; None when nobody was asked, because the server was not ready.
@@ -40,6 +42,7 @@ impl Request {
             group: part("/objectRef/apiGroup"),
             resource: format!("{}{sub}", text("/objectRef/resource")?),
             object: format!("{namespace}{}", part("/objectRef/name")),
+            uri: part("/requestURI"),
             code: event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or(0),
             granted: text("/annotations/authorization.k8s.io~1decision").map(|decision| decision == "allow"),
         })

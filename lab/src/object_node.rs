@@ -42,8 +42,10 @@ impl Heart {
 /// When the API server refuses it, or it is not taken for ready in time.
 pub fn create(nodes: &Api<Node>, name: &str) -> Result<()> {
     let resources = json!({"cpu": "32", "memory": "64Gi", "pods": "110"});
+    // Names may be longer than labels and host names.
+    let hostname = name.get(..63).unwrap_or(name);
     let node = serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": hostname}},
         "status": {
             "capacity": resources, "allocatable": resources,
             "conditions": [condition(true, Timestamp::now())],

@@ -30,7 +30,8 @@ pub const TEMPLATE: &str = "usb.virtualization.deckhouse.io/template";
 /// Annotation of a device's claim template: the name the device is published by.
 pub const PUBLISHED: &str = "usb.virtualization.deckhouse.io/published";
 
-/// Annotation of a device's claim or template: the node whose device it asks for.
+/// Annotation of a device's claim or template: the node whose device it asks for. Label of a slice: the node whose agent it is of,
+/// as `patchbay_dra::Publishing` says.
 pub const NODE: &str = "usb.virtualization.deckhouse.io/node";
 
 /// Annotation of an attachment pod: `plugged`, or `reserved` for what waits for a migration.

@@ -36,6 +36,7 @@ mod driver;
 mod health;
 pub mod http;
 mod journal;
+mod label;
 pub mod liveness;
 mod observed;
 mod pace;

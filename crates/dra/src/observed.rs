@@ -1,7 +1,9 @@
 //! What the publisher knows about the slices in the API.
 //!
-//! Fed by a watch and by the answers to our own writes, whichever is newer: what
-//! the watch still tells of a slice that we have deleted is old news. A server may leave fields out that it does not know; what it made of a write is
+//! Fed by two watches ([`Share`]) and by the answers to our own writes, whichever is
+//! newer: what a watch still tells of a slice that we have deleted is old news, and
+//! so is that a slice is gone from a share it does not belong to any more. A server
+//! may leave fields out that it does not know; what it made of a write is
 //! remembered, so that it is not taken for somebody's edit and written again for
 //! ever.
 
@@ -11,6 +13,7 @@ use k8s_openapi::api::resource::v1::{ResourceSlice, ResourceSliceSpec};
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
+use crate::label::Share;
 use crate::slices::{Publishing, same};
 
 /// What an event has changed.
@@ -30,14 +33,15 @@ pub(crate) struct Observed {
     publishing: Publishing,
     pools: BTreeSet<String>,
     slices: BTreeMap<String, ResourceSlice>,
-    /// Slices of a list that is not complete yet.
-    listing: Option<BTreeMap<String, ResourceSlice>>,
-    listed: bool,
+    /// Slices of lists that are not complete yet.
+    listing: BTreeMap<Share, Vec<ResourceSlice>>,
+    /// Whose lists were complete once.
+    listed: BTreeSet<Share>,
     /// By name: what was sent and what the server made of it, where they differ.
     altered: BTreeMap<String, (ResourceSliceSpec, ResourceSliceSpec)>,
     floors: BTreeMap<String, i64>,
-    /// The uids of slices that do not exist any more, until the watch knows it too.
-    deleted: BTreeSet<String>,
+    /// The uids of slices that do not exist any more, and whose they were, until the watch knows it too.
+    deleted: BTreeMap<String, Share>,
 }
 
 impl Observed {
@@ -46,11 +50,11 @@ impl Observed {
             publishing,
             pools: BTreeSet::new(),
             slices: BTreeMap::new(),
-            listing: None,
-            listed: false,
+            listing: BTreeMap::new(),
+            listed: BTreeSet::new(),
             altered: BTreeMap::new(),
             floors: BTreeMap::new(),
-            deleted: BTreeSet::new(),
+            deleted: BTreeMap::new(),
         }
     }
 
@@ -59,12 +63,15 @@ impl Observed {
     pub(crate) fn set_pools(&mut self, pools: BTreeSet<String>) -> bool {
         let new = !pools.is_subset(&self.pools);
         self.pools = pools;
+        if new {
+            self.listed.clear();
+        }
         new
     }
 
-    /// Whether a complete list was seen.
+    /// Whether complete lists were seen.
     pub(crate) fn is_listed(&self) -> bool {
-        self.listed
+        Share::ALL.iter().all(|share| self.listed.contains(share))
     }
 
     /// The highest generations ever seen, by pool.
@@ -85,46 +92,62 @@ impl Observed {
         slices
     }
 
-    /// Takes an event of the watch.
-    pub(crate) fn event(&mut self, event: Event<ResourceSlice>) -> Noticed {
+    /// Takes an event of the watch of a share.
+    pub(crate) fn event(&mut self, share: Share, event: Event<ResourceSlice>) -> Noticed {
         match event {
-            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::Init => drop(self.listing.remove(&share)),
             Event::InitApply(slice) => {
                 if self.matters(&slice) {
-                    let newest = self.newest(slice);
-                    self.listing.get_or_insert_default().insert(newest.name_any(), newest);
+                    self.listing.entry(share).or_default().push(slice);
                 }
             }
             Event::InitDone => {
-                self.slices = self.listing.take().unwrap_or_default();
-                // The list tells of them no more, or the watch after it will.
-                self.deleted.retain(|uid| self.slices.values().any(|slice| slice.metadata.uid.as_ref() == Some(uid)));
-                self.slices.retain(|_, slice| !is_among(&self.deleted, slice));
-                let slices: Vec<_> = self.slices.values().cloned().collect();
-                slices.iter().for_each(|slice| self.raise_floor(slice));
-                self.listed = true;
+                self.list(share);
                 return Noticed::Changed;
             }
-            Event::Apply(slice) => {
-                if self.matters(&slice) && !is_among(&self.deleted, &slice) {
-                    let newest = self.newest(slice);
-                    return self.keep(newest);
-                }
-            }
+            Event::Apply(slice) => return self.found(slice),
             Event::Delete(slice) => {
-                if let Some(uid) = &slice.metadata.uid {
+                if let Some(uid) = &slice.metadata.uid
+                    && self.deleted.get(uid) == Some(&share)
+                {
                     self.deleted.remove(uid);
                 }
                 let name = slice.name_any();
-                // A deletion of an earlier object of this name is old news.
+                // A deletion of an earlier object of this name, or of an earlier label of this one, is old news.
                 let known = self.slices.get(&name);
-                if known.is_some_and(|known| known.metadata.uid == slice.metadata.uid) {
+                if known.is_some_and(|known| known.metadata.uid == slice.metadata.uid && self.share(known) == share) {
                     self.slices.remove(&name);
                     return Noticed::Lost;
                 }
             }
         }
         Noticed::Nothing
+    }
+
+    /// Takes a slice that is there.
+    pub(crate) fn found(&mut self, slice: ResourceSlice) -> Noticed {
+        if !self.matters(&slice) || self.is_deleted(&slice) {
+            return Noticed::Nothing;
+        }
+        let newest = self.newest(slice);
+        self.keep(newest)
+    }
+
+    /// Takes the list of a share for all there is of it.
+    fn list(&mut self, share: Share) {
+        let listing = self.listing.remove(&share).unwrap_or_default();
+        let mut listing: Vec<_> = listing.into_iter().map(|slice| self.newest(slice)).collect();
+        // The list tells of them no more, or the watch after it will.
+        self.deleted.retain(|uid, whose| {
+            *whose != share || listing.iter().any(|slice| slice.metadata.uid.as_ref() == Some(uid))
+        });
+        listing.retain(|slice| !self.is_deleted(slice));
+        self.slices.retain(|_, slice| Share::of(slice, &self.publishing) != share);
+        for slice in listing {
+            self.raise_floor(&slice);
+            self.slices.insert(slice.name_any(), slice);
+        }
+        self.listed.insert(share);
     }
 
     /// Takes the server's answer to a write. Returns whether it altered it.
@@ -143,9 +166,19 @@ impl Observed {
 
     /// Takes note that a slice does not exist.
     pub(crate) fn deleted(&mut self, name: &str) {
-        let known = self.slices.remove(name);
-        self.deleted.extend(known.and_then(|slice| slice.metadata.uid));
+        if let Some(slice) = self.slices.remove(name) {
+            let share = self.share(&slice);
+            self.deleted.extend(slice.metadata.uid.map(|uid| (uid, share)));
+        }
         self.altered.remove(name);
+    }
+
+    fn share(&self, slice: &ResourceSlice) -> Share {
+        Share::of(slice, &self.publishing)
+    }
+
+    fn is_deleted(&self, slice: &ResourceSlice) -> bool {
+        slice.metadata.uid.as_ref().is_some_and(|uid| self.deleted.contains_key(uid))
     }
 
     fn matters(&self, slice: &ResourceSlice) -> bool {
@@ -193,57 +226,5 @@ impl Observed {
     }
 }
 
-fn is_among(uids: &BTreeSet<String>, slice: &ResourceSlice) -> bool {
-    slice.metadata.uid.as_ref().is_some_and(|uid| uids.contains(uid))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slice(version: u64) -> ResourceSlice {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "node-1-a-0", "uid": "1", "resourceVersion": version.to_string()},
-            "spec": {
-                "driver": "driver.example.com",
-                "nodeName": "node-1",
-                "pool": {"name": "node-1", "generation": 1, "resourceSliceCount": 1},
-            },
-        }))
-        .unwrap()
-    }
-
-    /// Knows the slice and has deleted it, ahead of the watch.
-    fn ahead() -> Observed {
-        let mut observed = Observed::new(Publishing { driver: "driver.example.com".into(), node: "node-1".into() });
-        observed.set_pools(BTreeSet::from(["node-1".to_owned()]));
-        for event in [Event::Init, Event::InitApply(slice(1)), Event::InitDone] {
-            observed.event(event);
-        }
-        assert_eq!(observed.slices().len(), 1);
-        observed.deleted("node-1-a-0");
-        observed
-    }
-
-    #[test]
-    fn a_watch_that_lags_does_not_bring_back_a_deleted_slice() {
-        let mut observed = ahead();
-        assert_eq!(observed.event(Event::Apply(slice(2))), Noticed::Nothing);
-        assert_eq!(observed.event(Event::Delete(slice(2))), Noticed::Nothing);
-        assert!(observed.slices().is_empty());
-        assert!(observed.deleted.is_empty(), "nothing is remembered for ever");
-    }
-
-    #[test]
-    fn neither_does_a_list_from_before() {
-        let mut observed = ahead();
-        for event in [Event::Init, Event::InitApply(slice(1)), Event::InitDone] {
-            observed.event(event);
-        }
-        assert!(observed.slices().is_empty());
-        for event in [Event::Init, Event::InitDone] {
-            observed.event(event);
-        }
-        assert!(observed.deleted.is_empty(), "nothing is remembered for ever");
-    }
-}
+mod tests;

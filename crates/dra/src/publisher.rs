@@ -1,7 +1,7 @@
 //! The ResourceSlice publisher: keeps the slices in the API equal to what the
 //! driver wants.
 //!
-//! One loop: observe (watch), plan ([`crate::slices`]), write, publish the
+//! One loop: observe (two watches), plan ([`crate::slices`]), write, publish the
 //! status. What the driver wants is written at once, unless it changes its mind all the time: a device with a loose contact must
 //! not flood the API server. What somebody else did to the slices (edits, deletions) and what failed is repaired after a pause that grows
 //! from 1 s to 30 s, so that two writers never spin. Every 10 minutes everything is
@@ -12,6 +12,7 @@
 //! touched. Slices stay when the publisher ends: a driver that restarts must not
 //! take its devices away from anybody.
 
+mod watches;
 mod worker;
 mod writer;
 

@@ -13,6 +13,9 @@
 //!   between two writes, or a slice that somebody deleted, costs only what is missing;
 //! * slices that are not needed any more are deleted last: until then they
 //!   are outdated, which readers ignore.
+//!
+//! Owner and label are put right in place: they are no part of what readers read,
+//! so no new generation is needed.
 
 use std::collections::BTreeMap;
 
@@ -67,12 +70,7 @@ impl Publishing {
         let node: String = self.node.chars().take(180).collect();
         let node = node.trim_end_matches(['.', '-']);
         let driver = self.driver.split('.').next().unwrap_or_default();
-        let mut hash = Sha256::new();
-        for part in [&self.driver, &self.node, pool] {
-            hash.update(part.as_bytes());
-            hash.update([0]);
-        }
-        let hash: String = hash.finalize().iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+        let hash = digest(&[&self.driver, &self.node, pool], 5);
         format!("{node}-{driver}-{hash}-{index}")
     }
 
@@ -105,6 +103,16 @@ impl Publishing {
             ..ResourceSliceSpec::default()
         }
     }
+}
+
+/// The first bytes of a digest of some texts, in hex digits.
+pub(crate) fn digest(parts: &[&str], bytes: usize) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.finalize().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The writes that turn what is observed into what is wanted, by pool.
@@ -169,7 +177,7 @@ fn plan_pool(
     let mut actions = Vec::new();
     for (name, spec) in &layout {
         let there = present.iter().find(|slice| is_named(slice, name));
-        actions.extend(write(there.copied(), name, spec, owner));
+        actions.extend(write(publishing, there.copied(), name, spec, owner));
     }
     let obsolete = |slice: &&&ResourceSlice| !layout.iter().any(|(name, _)| is_named(slice, name));
     actions.extend(present.iter().filter(obsolete).copied().map(delete));
@@ -177,11 +185,18 @@ fn plan_pool(
 }
 
 /// The writes for one slice: none when it is as wanted.
-fn write(there: Option<&ResourceSlice>, name: &str, spec: &ResourceSliceSpec, owner: &OwnerReference) -> Vec<Action> {
+fn write(
+    publishing: &Publishing,
+    there: Option<&ResourceSlice>,
+    name: &str,
+    spec: &ResourceSliceSpec,
+    owner: &OwnerReference,
+) -> Vec<Action> {
     let create = |spec: &ResourceSliceSpec| {
         Action::Create(Box::new(ResourceSlice {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
+                labels: Some([(publishing.label(), publishing.label_value())].into()),
                 owner_references: Some(vec![owner.clone()]),
                 ..ObjectMeta::default()
             },
@@ -191,7 +206,7 @@ fn write(there: Option<&ResourceSlice>, name: &str, spec: &ResourceSliceSpec, ow
     let Some(slice) = there else {
         return vec![create(spec)];
     };
-    if same(&slice.spec, spec) && is_owned(slice, owner) {
+    if same(&slice.spec, spec) && is_owned(slice, owner) && publishing.has_labelled(slice) {
         return Vec::new();
     }
     // The API does not let a slice move to another node.
@@ -202,6 +217,7 @@ fn write(there: Option<&ResourceSlice>, name: &str, spec: &ResourceSliceSpec, ow
     let owners = slice.metadata.owner_references.get_or_insert_default();
     owners.retain(|other| other.kind != owner.kind);
     owners.push(owner.clone());
+    slice.metadata.labels.get_or_insert_default().insert(publishing.label(), publishing.label_value());
     slice.spec = spec.clone();
     vec![Action::Update(Box::new(slice))]
 }

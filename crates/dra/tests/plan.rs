@@ -218,6 +218,24 @@ fn a_new_node_object_becomes_the_owner_without_a_new_generation() {
 }
 
 #[test]
+fn a_label_that_is_missing_or_wrong_is_put_right_without_a_new_generation() {
+    let (key, wanted) = (publishing().label(), [pool("p", devices(300, 0))]);
+    for labels in [None, Some([(key.clone(), "node-2".to_owned())].into()), Some([("a".into(), "b".into())].into())] {
+        let mut world = World::default();
+        world.converge(&wanted);
+        let mut edited = world.slices.values().next().unwrap().clone();
+        edited.metadata.labels = labels.clone();
+        world.put(edited);
+        let plans = world.plan(&wanted);
+        let [Action::Update(slice)] = plans[0].actions.as_slice() else { panic!("{plans:?}") };
+        let mut right: BTreeMap<String, String> = labels.unwrap_or_default();
+        right.insert(key.clone(), "node-1".into());
+        assert_eq!(slice.metadata.labels, Some(right), "other labels stay");
+        assert_eq!((slice.spec.pool.generation, world.converge(&wanted)), (1, 1));
+    }
+}
+
+#[test]
 fn a_slice_that_moves_to_another_scope_is_made_again() {
     let mut world = World::default();
     world.converge(&[pool("p", devices(1, 0))]);
@@ -266,8 +284,13 @@ fn any_devices() -> impl Strategy<Value = Vec<Device>> {
 fn any_slice() -> impl Strategy<Value = ResourceSlice> {
     let name = prop_oneof![(0..4usize).prop_map(|n| publishing().slice_name("p", n)), "stranger-[ab]",];
     let content = (any_devices(), 1..4i64, 1..4i64, any::<bool>());
-    (name, content).prop_map(|(name, (devices, generation, count, local))| ResourceSlice {
-        metadata: ObjectMeta { name: Some(name), ..ObjectMeta::default() },
+    let label = prop::option::of(prop_oneof!["node-1", "node-2"]);
+    (name, label, content).prop_map(|(name, label, (devices, generation, count, local))| ResourceSlice {
+        metadata: ObjectMeta {
+            name: Some(name),
+            labels: label.map(|node| [(publishing().label(), node)].into()),
+            ..ObjectMeta::default()
+        },
         spec: ResourceSliceSpec {
             driver: publishing().driver,
             pool: ResourcePool { name: "p".into(), generation, resource_slice_count: count },

@@ -174,6 +174,82 @@ async fn edits_deletions_and_strangers_are_repaired() {
     drop(fixture.publisher);
 }
 
+/// Edits the labels of all slices, as somebody would, or as a version without them has left them.
+fn relabel(api: &FakeApi, labels: &Value) {
+    let slices = api.state().all(SLICES);
+    for mut slice in slices {
+        slice["metadata"]["labels"] = labels.clone();
+        api.put(SLICES, slice);
+    }
+}
+
+/// Waits until all slices have the label of the node; gives their uids.
+async fn labelled(api: &FakeApi) -> Vec<Value> {
+    let slices = || api.state().all(SLICES);
+    eventually("slices with their label", || {
+        slices().iter().all(|slice| slice["metadata"]["labels"]["dra.example.com/node"] == "node-1")
+    })
+    .await;
+    slices().iter().map(|slice| slice["metadata"]["uid"].clone()).collect()
+}
+
+#[tokio::test]
+async fn slices_of_a_former_version_get_their_label_or_go() {
+    let api = api();
+    let wanted = vec![pool("node-1", 0..200)];
+    let mut former = Fixture::start(api.clone(), Some(vec![pool("node-1", 0..200), pool("old", 0..1)]));
+    former.in_sync().await;
+    drop(former);
+    relabel(&api, &Value::Null);
+    let before = api.state().all(SLICES);
+    let writes = api.state().writes();
+    let mut fixture = Fixture::start(api.clone(), Some(wanted.clone()));
+    fixture.shows(&wanted).await;
+    eventually("the former pool is gone", || api.state().all(SLICES).len() == 2).await;
+    let uids = labelled(&api).await;
+    fixture.in_sync().await;
+    assert_eq!(api.state().writes() - writes, 3, "two labels, one deletion");
+    assert!(uids.iter().all(|uid| before.iter().any(|slice| slice["metadata"]["uid"] == *uid)), "the same objects");
+}
+
+#[tokio::test]
+async fn a_label_that_was_taken_away_or_changed_comes_back() {
+    let mut fixture = Fixture::start(api(), Some(vec![pool("node-1", 0..200)]));
+    fixture.in_sync().await;
+    let before = labelled(&fixture.api).await;
+    for labels in [json!({"other": "stays"}), json!({"dra.example.com/node": "node-2"}), Value::Null] {
+        relabel(&fixture.api, &labels);
+        assert_eq!(labelled(&fixture.api).await, before, "the same objects, after {labels}");
+        for slice in fixture.api.state().all(SLICES) {
+            assert_eq!(slice["metadata"]["labels"]["other"], labels["other"]);
+            assert_eq!(slice["spec"]["pool"]["generation"], 1, "no reason for a new generation");
+        }
+    }
+    fixture.publish(vec![pool("node-1", 0..3)]).await;
+}
+
+#[tokio::test]
+async fn nothing_is_told_of_slices_of_other_nodes() {
+    let api = api();
+    let other = |version: usize| {
+        json!({"metadata": {"name": "node-2-slice", "labels": {"dra.example.com/node": "node-2"}},
+               "spec": {"driver": "dra.example.com", "allNodes": true,
+               "pool": {"name": "node-2", "generation": version, "resourceSliceCount": 1}}})
+    };
+    api.put(SLICES, other(1));
+    let resync = Duration::from_millis(20);
+    let mut fixture = Fixture::start_with(api.clone(), Some(vec![pool("node-1", 0..1)]), resync);
+    fixture.in_sync().await;
+    for version in 2..5 {
+        api.put(SLICES, other(version));
+        fixture.publish(vec![pool("node-1", 0..version)]).await;
+    }
+    let resyncs = api.state().count("GET resourceslices");
+    eventually("another resync", || api.state().count("GET resourceslices") > resyncs + 2).await;
+    assert!(!api.state().told.iter().any(|name| name == "node-2-slice"), "{:?}", api.state().told);
+    assert!(api.state().told.iter().any(|name| name.starts_with("node-1-")));
+}
+
 #[tokio::test]
 async fn what_somebody_else_did_is_repaired_after_a_pause_and_what_the_driver_wants_at_once() {
     let hour = Duration::from_secs(3600);

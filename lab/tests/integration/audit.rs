@@ -45,6 +45,16 @@ pub(crate) fn read(log: &Path) -> Vec<Write> {
     std::fs::read_to_string(log).unwrap_or_default().lines().filter_map(of_line).collect()
 }
 
+/// The lists and watches of slices by agents so far, with their selectors.
+pub(crate) fn looks_at_slices(log: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let is_look = |request: &Request| {
+        request.account() == Some("agent")
+            && ["list resourceslices", "watch resourceslices"].contains(&&*request.what())
+    };
+    text.lines().filter_map(Request::of_line).filter(is_look).map(|request| request.uri).collect()
+}
+
 /// Reads the log as it grows, fast enough to act between two writes.
 pub(crate) struct Tail {
     log: BufReader<File>,

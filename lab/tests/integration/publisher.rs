@@ -1,18 +1,20 @@
 //! The publisher of slices, with the rights of an agent, and three hundred devices.
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::resource::v1::ResourceClaim;
-use patchbay_api::NodeUSBDevice;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use kube::ResourceExt;
 use patchbay_api::claim::{self, NewClaim, Target};
+use patchbay_api::{NodeUSBDevice, keys};
 use patchbay_core::device::Device;
 use patchbay_core::names::NodeName;
 use patchbay_core::speed::Speed;
 use serde_json::json;
 
+use crate::audit;
 use crate::node::{Node, device, published};
 use crate::program::Running;
 use crate::reader::{self, Reader};
-use crate::stage::{SOON, Stage, create, eventually, get, list};
+use crate::stage::{SOON, Stage, create, eventually, get, list, merge};
 
 /// Devices of a node; each with strings that are too long, dirty, or both.
 fn cameras(count: u16) -> Vec<Device> {
@@ -91,10 +93,7 @@ fn whoever_reads_the_slices_of_three_hundred_devices_sees_all_of_them_or_none() 
     node.has(cameras(1));
     node.silence();
     node.speak();
-    eventually("the next publisher to be done", || {
-        let status = node.publisher();
-        if status.in_sync { Ok(()) } else { Err(format!("{status:?}")) }
-    });
+    content(&node);
     assert_eq!(slice_writes(&stage), writes);
 }
 
@@ -198,4 +197,96 @@ fn an_api_server_that_was_away_finds_the_newest_devices_when_it_is_back() {
     let slices = stage.slices("node-1").unwrap();
     assert_eq!(reader::read(&slices).unwrap().map(|devices| devices.len()), Some(130));
     assert_eq!(slices.len(), 2, "nothing outdated is left");
+}
+
+/// Waits until the publisher of a node is content.
+fn content(node: &Node) {
+    eventually("the publisher to be content", || {
+        let status = node.publisher();
+        if status.in_sync { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+}
+
+/// Waits until a pool has so many slices, all with this label; gives their uids.
+fn labelled(stage: &Stage, pool: &str, label: &str, count: usize) -> Vec<String> {
+    eventually(&format!("{count} slices of {pool} with their label"), || {
+        let slices = stage.slices(pool)?;
+        let ours = |slice: &ResourceSlice| slice.labels().get(keys::NODE).is_some_and(|value| value == label);
+        match slices.len() == count && slices.iter().all(ours) {
+            true => Ok(slices.iter().filter_map(ResourceExt::uid).collect()),
+            false => Err(format!("{:?}", slices.iter().map(|s| s.labels().clone()).collect::<Vec<_>>())),
+        }
+    })
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn slices_of_a_former_version_which_have_no_label_are_taken_over() {
+    let stage = Stage::open();
+    let nodes = ["node-1", "node-2"].map(|name| Node::join(&stage, name));
+    nodes[0].has(cameras(129));
+    let former = labelled(&stage, "node-1", "node-1", 2);
+    nodes.iter().for_each(content);
+    nodes.iter().for_each(Node::silence);
+    for slice in ["node-1", "node-1-ports", "node-2"].into_iter().flat_map(|pool| stage.slices(pool).unwrap()) {
+        merge(&stage.all::<ResourceSlice>(), &slice.name_any(), json!({"metadata": {"labels": null}}));
+    }
+    let writes = slice_writes(&stage);
+    nodes[0].has(cameras(1));
+    nodes[0].speak();
+    let after = labelled(&stage, "node-1", "node-1", 1);
+    assert!(former.contains(&after[0]), "the object has stayed");
+    labelled(&stage, "node-1-ports", "node-1", 1);
+    content(&nodes[0]);
+    assert_eq!(
+        slice_writes(&stage) - writes,
+        3,
+        "the pool of ports, the first slice of devices, and the second is deleted"
+    );
+    assert!(stage.slices("node-2").unwrap()[0].labels().is_empty(), "what is another node's is left alone");
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn an_agent_is_told_of_no_slices_but_those_of_its_node() {
+    let stage = Stage::open();
+    let nodes = ["node-1", "node-2"].map(|name| Node::join(&stage, name));
+    nodes.iter().for_each(content);
+    let own = ["node-1", "node-2"].map(|node| format!("{}={node}", keys::NODE)).to_vec();
+    let expected = [own, vec![format!("!{}", keys::NODE)]].concat();
+    // Each is listed and watched, the last one by both agents.
+    let selectors = eventually("all lists and watches to be in the audit log", || {
+        let uris = audit::looks_at_slices(&stage.audit_log());
+        let plain = |uri: String| uri.replace("%2F", "/").replace("%3D", "=").replace("%21", "!");
+        let queries: Vec<String> = uris.into_iter().map(plain).collect();
+        if queries.len() >= 8 { Ok(queries) } else { Err(format!("{queries:?}")) }
+    });
+    for query in &selectors {
+        let (_, selector) = query.split_once("labelSelector=").unwrap_or_else(|| panic!("no label selector: {query}"));
+        let selector = selector.split_once('&').map_or(selector, |(selector, _)| selector);
+        assert!(expected.iter().any(|expected| expected == selector), "{query}");
+    }
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn a_node_whose_name_is_too_long_for_a_label_finds_its_slices() {
+    let stage = Stage::open();
+    let name = format!("{}.example.com", "n".repeat(64));
+    let node = Node::join(&stage, &name);
+    node.has(cameras(1));
+    let slices = || stage.slices(&name).unwrap();
+    eventually("the slice", || slices().first().map(drop).ok_or_else(|| "none".to_owned()));
+    let label = slices()[0].labels()[keys::NODE].clone();
+    assert!(label.len() == 63 && label.starts_with(&name[..46]), "{label}");
+    labelled(&stage, &name, &label, 1);
+    content(&node);
+    let writes = slice_writes(&stage);
+    node.silence();
+    node.speak();
+    content(&node);
+    assert_eq!(slice_writes(&stage), writes, "the next publisher finds what there is");
+    node.has(cameras(129));
+    labelled(&stage, &name, &label, 2);
+    labelled(&stage, &format!("{name}-ports"), &label, 1);
 }

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
+use patchbay_api::keys;
 use patchbay_core::speed::Speed;
 use patchbay_lab::api::request;
 use patchbay_lab::object_node;
@@ -13,7 +14,7 @@ use patchbay_lab::wait::wait_for;
 
 use crate::node::{Node, device, published};
 use crate::reader;
-use crate::stage::{Stage, create, delete, eventually, get};
+use crate::stage::{Stage, create, delete, eventually, get, merge};
 
 /// The pause before a repair doubles, up to half a minute, with each that was needed a short time before.
 const REPAIRED: Duration = Duration::from_secs(60);
@@ -29,7 +30,12 @@ fn node(stage: &Stage) -> (Node, impl Fn() -> Vec<ResourceSlice>) {
             let slices = stage.slices("node-1")?;
             let right = reader::read(&slices)?.as_ref() == Some(&wanted) && slices.len() == 3;
             let owned = |slice: &ResourceSlice| slice.owner_references().len() == 1;
-            if right && slices.iter().all(owned) { Ok(slices) } else { Err(format!("{} slices", slices.len())) }
+            let labelled = |slice: &ResourceSlice| slice.labels().get(keys::NODE).is_some_and(|node| node == "node-1");
+            if right && slices.iter().all(|slice| owned(slice) && labelled(slice)) {
+                Ok(slices)
+            } else {
+                Err(format!("{} slices", slices.len()))
+            }
         });
         whole.unwrap()
     };
@@ -77,6 +83,30 @@ fn what_others_do_to_the_slices_is_put_right() {
     let repaired = whole();
     assert!(generation(&repaired) > stranger.spec.pool.generation);
     assert_eq!(node.publisher().problem, None);
+}
+
+#[test]
+#[ignore = "needs the programs that `lab parts` builds: run with --ignored"]
+fn a_label_that_was_taken_away_or_changed_is_put_right() {
+    let stage = Stage::open();
+    let (node, whole) = node(&stage);
+    let before = whole();
+    for label in [None, Some("node-2")] {
+        merge(
+            &stage.all::<ResourceSlice>(),
+            &before[1].name_any(),
+            serde_json::json!({"metadata": {"labels": {keys::NODE: label}}}),
+        );
+        let after = whole();
+        let same = |(a, b): (&ResourceSlice, &ResourceSlice)| {
+            a.uid() == b.uid() && a.spec.pool.generation == b.spec.pool.generation
+        };
+        assert!(before.iter().zip(&after).all(same), "the same objects, and no new generation");
+    }
+    eventually("the publisher to be content", || {
+        let status = node.publisher();
+        if status.in_sync && status.problem.is_none() { Ok(()) } else { Err(format!("{status:?}")) }
+    });
 }
 
 #[test]

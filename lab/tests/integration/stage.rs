@@ -154,6 +154,11 @@ impl Stage {
         audit::read(&self.plane.audit_log()).into_iter().filter(|write| write.is_of(account)).collect()
     }
 
+    /// The API server's audit log.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.plane.audit_log()
+    }
+
     /// The writes from now on, as they come.
     pub(crate) fn tail(&self) -> Tail {
         Tail::new(&self.plane.audit_log())

@@ -1,17 +1,16 @@
 //! The publisher's loop: observe, plan, write, report.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::writer::{Failure, Writer};
+use super::watches::{self, Told};
+use super::writer::{Failure, Kind, Writer};
 use super::{Patience, PublisherStatus};
 use crate::backoff::Backoff;
 use crate::driver::chain;
@@ -78,27 +77,25 @@ impl Worker {
         }
         self.look_at_wanted();
         loop {
-            let config = watcher::Config::default().fields(&format!("spec.driver={}", self.publishing.driver));
-            let pauses = Pauses(Backoff::new(self.patience.first, self.patience.longest));
-            let events = watcher::watcher(self.writer.slices(), config).backoff(pauses);
+            let events = watches::open(&self.writer.slices(), &self.publishing, self.patience);
             self.follow(pin!(events)).await;
             self.owner = None;
         }
     }
 
-    /// Follows one watch until everything is to be read anew.
-    async fn follow(&mut self, mut events: impl Stream<Item = watcher::Result<watcher::Event<ResourceSlice>>> + Unpin) {
+    /// Follows the watches until everything is to be read anew.
+    async fn follow(&mut self, mut events: impl Stream<Item = Told> + Unpin) {
         let resync = Instant::now() + self.patience.resync;
         loop {
             let pause_ends = self.not_before.unwrap_or(resync);
             tokio::select! {
                 event = events.next() => match event {
                     None => return,
-                    Some(Err(error)) => {
+                    Some((_, Err(error))) => {
                         tracing::warn!(error = chain(&error), "slices not watched; will be tried again");
                         continue;
                     }
-                    Some(Ok(event)) => match self.observed.event(event) {
+                    Some((share, Ok(event))) => match self.observed.event(share, event) {
                         Noticed::Nothing => continue,
                         Noticed::Changed => {}
                         // It may be gone because the Node object is.
@@ -170,7 +167,7 @@ impl Worker {
         self.pace.take(Instant::now());
         let failures = self.execute(plans).await;
         match failures.into_iter().next() {
-            Some(failure) if failure.outdated => self.failed(failure.problem, Next::Relist),
+            Some(failure) if failure.kind == Kind::Outdated => self.failed(failure.problem, Next::Relist),
             Some(failure) => self.failed(failure.problem, Next::Wait),
             None if self.plan(&owner).is_empty() => self.in_sync(),
             // The driver wants something else by now, which is looked at next. That is no failure, and begins no pause.
@@ -208,7 +205,16 @@ impl Worker {
 
     async fn act(&mut self, action: &Action) -> Result<(), Failure> {
         match action {
-            Action::Create(slice) => self.wrote(slice, self.writer.create(slice).await?),
+            Action::Create(slice) => {
+                let made = self.writer.create(slice).await;
+                if made.as_ref().is_err_and(|failure| failure.kind == Kind::Taken) {
+                    // No watch tells of it when it has the label of another node.
+                    if let Some(there) = self.writer.named(&slice.name_any()).await? {
+                        self.observed.found(there);
+                    }
+                }
+                self.wrote(slice, made?);
+            }
             Action::Update(slice) => self.wrote(slice, self.writer.update(slice).await?),
             Action::Delete { name, uid } => {
                 self.writer.delete(name, uid.as_deref()).await?;
@@ -271,22 +277,5 @@ impl Worker {
             change(status);
             *status != before
         });
-    }
-}
-
-/// Pauses of the watch between failed attempts.
-struct Pauses(Backoff);
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.0.next(Instant::now()))
-    }
-}
-
-impl kube::runtime::utils::Backoff for Pauses {
-    fn reset(&mut self) {
-        // Starts over by itself after a quiet time.
     }
 }

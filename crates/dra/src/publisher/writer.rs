@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use tokio::time::timeout;
 
@@ -25,18 +25,32 @@ pub(super) struct Writer {
 /// Why a write failed.
 pub(super) struct Failure {
     pub(super) problem: String,
+    pub(super) kind: Kind,
+}
+
+/// What a failure tells of what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
     /// The API has something else than was observed.
-    pub(super) outdated: bool,
+    Outdated,
+    /// A slice that was not observed has the name.
+    Taken,
+    /// Nothing.
+    Other,
 }
 
 impl Failure {
     fn new(verb: &str, slice: &str, error: &kube::Error) -> Self {
-        let outdated = matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409 | 410));
-        Self { problem: format!("{verb} slice {slice}: {}", chain(error)), outdated }
+        let kind = match error {
+            kube::Error::Api(status) if status.is_already_exists() => Kind::Taken,
+            kube::Error::Api(status) if matches!(status.code, 404 | 409 | 410) => Kind::Outdated,
+            _ => Kind::Other,
+        };
+        Self { problem: format!("{verb} slice {slice}: {}", chain(error)), kind }
     }
 
     fn timeout(verb: &str, slice: &str) -> Self {
-        Self { problem: format!("{verb} slice {slice}: the API server did not answer in time"), outdated: false }
+        Self { problem: format!("{verb} slice {slice}: the API server did not answer in time"), kind: Kind::Other }
     }
 }
 
@@ -48,6 +62,16 @@ impl Writer {
     /// Where slices are watched.
     pub(super) fn slices(&self) -> Api<ResourceSlice> {
         self.slices.clone()
+    }
+
+    /// The slice of this name, whatever its label.
+    pub(super) async fn named(&self, name: &str) -> Result<Option<ResourceSlice>, Failure> {
+        let only = ListParams::default().fields(&format!("metadata.name={name}"));
+        match timeout(REQUEST_DEADLINE, self.slices.list(&only)).await {
+            Ok(Ok(found)) => Ok(found.items.into_iter().next()),
+            Ok(Err(error)) => Err(Failure::new("find", name, &error)),
+            Err(_) => Err(Failure::timeout("find", name)),
+        }
     }
 
     /// Creates a slice and returns what the server has made of it.

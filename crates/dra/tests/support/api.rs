@@ -1,6 +1,6 @@
 //! An API server in memory: claims, nodes and slices, with resource versions,
-//! conflicts, and a watch that ends after each batch of events (clients of a
-//! real one have to watch again as well).
+//! conflicts, selectors, and a watch that ends after each batch of events (clients
+//! of a real one have to watch again as well).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +24,8 @@ pub(crate) struct State {
     events: Vec<(u64, &'static str, Key, Value)>,
     /// `GET nodes/n`, `PUT resourceslices/s`, ...
     pub(crate) requests: Vec<String>,
+    /// The names of all objects in lists and in events of watches.
+    pub(crate) told: Vec<String>,
     /// Nobody gets an answer.
     pub(crate) down: bool,
     /// A field of devices that this server does not know.
@@ -63,6 +65,32 @@ impl State {
             history.push(now.values().cloned().collect());
         }
         history
+    }
+
+    fn tell<'o>(&mut self, objects: impl IntoIterator<Item = &'o Value>) {
+        self.told.extend(objects.into_iter().map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()));
+    }
+
+    /// What a watch with these selectors tells after a version. What is not selected any more is gone, as far as it knows.
+    fn events(&self, resource: &str, query: &str, since: u64) -> Vec<Value> {
+        let told = |(at, (version, kind, key, object)): (usize, &(u64, &'static str, Key, Value))| {
+            if *version <= since || key.0 != resource {
+                return None;
+            }
+            let before = self.events[..at].iter().rev().find(|event| event.2 == *key);
+            let before =
+                before.filter(|event| event.1 != "DELETED" && is_selected(query, &event.3)).map(|event| &event.3);
+            let now = Some(object).filter(|_| *kind != "DELETED" && is_selected(query, object));
+            let (kind, mut object) = match (before, now) {
+                (None, None) => return None,
+                (None, Some(now)) => ("ADDED", now.clone()),
+                (Some(_), Some(now)) => ("MODIFIED", now.clone()),
+                (Some(before), None) => ("DELETED", before.clone()),
+            };
+            object["metadata"]["resourceVersion"] = json!(version.to_string());
+            Some(json!({"type": kind, "object": object}))
+        };
+        self.events.iter().enumerate().filter_map(told).collect()
     }
 
     fn store(&mut self, key: Key, mut object: Value) -> Value {
@@ -155,19 +183,21 @@ impl FakeApi {
         if watching {
             return self.watch(resource, &query).await;
         }
-        let answer = self.change(&head.method, resource, name, body);
+        let answer = self.change(&head.method, resource, name, &query, body);
         self.changed.send_replace(());
         let (code, value) = answer;
         Ok(Response::builder().status(code).body(Body::from(value.to_string().into_bytes())).unwrap())
     }
 
-    fn change(&self, method: &Method, resource: &str, name: String, mut body: Value) -> (u16, Value) {
+    fn change(&self, method: &Method, resource: &str, name: String, query: &str, mut body: Value) -> (u16, Value) {
         let mut state = self.state();
         let key = (resource.to_owned(), name);
         let there = state.objects.get(&key).cloned();
         match (method, there) {
             (&Method::GET, _) if key.1.is_empty() => {
-                let items = state.all(resource);
+                let mut items = state.all(resource);
+                items.retain(|object| is_selected(query, object));
+                state.tell(&items);
                 let version = state.revision.to_string();
                 (200, json!({"metadata": {"resourceVersion": version}, "items": items}))
             }
@@ -209,16 +239,13 @@ impl FakeApi {
         loop {
             changed.mark_unchanged();
             let lines: String = {
-                let state = self.state();
+                let mut state = self.state();
                 if state.down {
                     return Err(io::Error::from(io::ErrorKind::ConnectionReset));
                 }
-                let events = state.events.iter();
-                events
-                    .filter(|(version, _, key, _)| *version > since && key.0 == resource)
-                    .map(|(_, kind, _, object)| json!({"type": kind, "object": object}))
-                    .map(|event| format!("{event}\n"))
-                    .collect()
+                let events = state.events(resource, query, since);
+                state.tell(events.iter().map(|event| &event["object"]));
+                events.iter().map(|event| format!("{event}\n")).collect()
             };
             if !lines.is_empty() {
                 return Ok(Response::new(Body::from(lines.into_bytes())));
@@ -226,6 +253,23 @@ impl FakeApi {
             changed.changed().await.map_err(io::Error::other)?;
         }
     }
+}
+
+/// Whether the selectors in a query take an object: `key=value` and `!key` for labels, `path=value` for fields.
+fn is_selected(query: &str, object: &Value) -> bool {
+    let selector = |kind: &str| {
+        let text = query.split('&').find_map(|part| part.strip_prefix(kind)?.strip_prefix('='))?;
+        Some(text.replace("%2F", "/").replace("%3D", "=").replace("%21", "!"))
+    };
+    let label = |selector: String| match selector.strip_prefix('!') {
+        Some(key) => object["metadata"]["labels"][key].is_null(),
+        None => selector.split_once('=').is_some_and(|(key, value)| object["metadata"]["labels"][key] == value),
+    };
+    let field = |selector: String| {
+        let (path, value) = selector.split_once('=').unwrap();
+        object.pointer(&format!("/{}", path.replace('.', "/"))).is_some_and(|found| found == value)
+    };
+    selector("labelSelector").is_none_or(label) && selector("fieldSelector").is_none_or(field)
 }
 
 fn failure(code: u16, reason: &str) -> (u16, Value) {

@@ -105,6 +105,18 @@ fn agents_publish_what_is_plugged_into_their_own_node_and_nothing_else() {
             "a device is published by the node it is plugged into",
             make(&far, slice(&long, &shortened)),
         ),
+        (
+            "a slice for another agent to look at",
+            make(&agent, with(slice("node-1", "node-1"), "/metadata/labels", json!({keys::NODE: "node-2"}))),
+            "labels its slices with that node",
+            make(&agent, with(slice("node-1", "node-1"), "/metadata/labels", json!({keys::NODE: "node-1"}))),
+        ),
+        (
+            "the same of a node with a long name",
+            make(&far, with(slice(&long, &shortened), "/metadata/labels", json!({keys::NODE: "n"}))),
+            "labels its slices with that node",
+            make(&far, with(slice(&long, &shortened), "/metadata/labels", json!({keys::NODE: &shortened[1..]}))),
+        ),
         ("a change of another node's slice", change(&agent, &foreign, emptied()), "cannot patch resource", own_pool()),
         ("deletion of another node's slice", remove(&agent, &foreign), only, remove(&agent, &own)),
         (
