@@ -15,6 +15,9 @@ use crate::names::{DeviceName, Namespace, NodeName};
 /// What is said of a device that nobody has assigned.
 pub(super) const UNASSIGNED: &str = "No namespace is assigned for the device: set spec.assignedNamespace";
 
+/// What is said of a device that is gone, before the node it was in.
+const ABSENT: &str = "Device is absent on the host: it was last plugged into node";
+
 /// Where a device is, and whether it can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Presence<'w> {
@@ -91,17 +94,23 @@ fn presence<'w>(world: &'w World, object: &DeviceName, found: Option<Found<'w>>)
             None => Presence::Ready { node, device },
         };
     }
-    let last = world.node_devices.get(object).and_then(|d| d.status.node.as_ref());
-    match last {
-        Some(node) if is_dead(world, node) => Presence::NotReady { node, device: None, why: dead(node) },
-        Some(node) if is_silent(world, node) => {
-            let why = format!("node {node} does not publish its devices: check that the Patchbay agent runs there");
-            Presence::NotReady { node, device: None, why }
+    let status = world.node_devices.get(object).map(|d| &d.status);
+    let Some(node) = status.and_then(|s| s.node.as_ref()) else {
+        return Presence::Absent { why: "Device is absent on the host".to_owned() };
+    };
+    let silence = match () {
+        () if is_dead(world, node) => dead(node),
+        () if is_silent(world, node) => {
+            format!("node {node} does not publish its devices: check that the Patchbay agent runs there")
         }
-        Some(node) => {
-            Presence::Absent { why: format!("Device is absent on the host: it was last plugged into node {node}") }
-        }
-        None => Presence::Absent { why: "Device is absent on the host".to_owned() },
+        () => return Presence::Absent { why: format!("{ABSENT} {node}") },
+    };
+    // What was gone before its node fell silent has not come back by that.
+    let gone =
+        status.and_then(|s| find(&s.conditions, ConditionType::Ready)).is_some_and(|c| c.reason == Reason::NotFound);
+    match gone {
+        true => Presence::Absent { why: format!("{ABSENT} {node}; {silence}") },
+        false => Presence::NotReady { node, device: None, why: silence },
     }
 }
 

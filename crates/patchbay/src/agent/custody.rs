@@ -239,7 +239,9 @@ impl Custody {
             // It was pulled out and put back meanwhile: then it is that one which we have withheld.
             match custody::state(&root, &path) {
                 Some((other, false)) if other != address => {
-                    let recorded = records.change(|facts| drop(facts.withheld.insert(path, other)));
+                    let recorded = records.change(|facts| {
+                        facts.withheld.insert(path, other);
+                    });
                     recorded.map_err(|e| format!("records: {e}"))
                 }
                 _ => Ok(()),

@@ -252,6 +252,27 @@ fn the_devices_of_a_dead_node_are_not_ready_and_its_slices_go_after_a_minute() {
 }
 
 #[test]
+fn a_device_that_was_gone_before_its_node_died_or_fell_silent_is_still_gone() {
+    let mut it = world().node("node-1").device("stick", "node-1").assigned("stick", "blue").settled();
+    it.unplug("stick");
+    it.settle();
+    let gone = "Ready=False/NotFound: Device is absent on the host: it was last plugged into node node-1";
+    let node = NodeName::new("node-1");
+    it.world.pools.get_mut(&node).unwrap().silent = true;
+    it.settle();
+    let silent = format!("{gone}; node node-1 does not publish its devices: check that the Patchbay agent runs there");
+    assert!(it.usb_device("blue", "stick").starts_with(&silent));
+    it.world.nodes.get_mut(&node).unwrap().ready = false;
+    it.settle();
+    let dead = format!("{gone}; node node-1 is not ready: check the node, its kubelet and its network");
+    assert!(it.usb_device("blue", "stick").starts_with(&dead));
+    assert_eq!(it.settle(), []);
+    it = it.node("node-1").device("stick", "node-1");
+    it.settle();
+    assert!(it.usb_device("blue", "stick").starts_with("Ready=True/Ready"), "it was plugged in meanwhile");
+}
+
+#[test]
 fn an_unassigned_device_is_forgotten_after_ten_minutes_and_an_assigned_one_never() {
     let mut it =
         world().node("node-1").device("stick", "node-1").device("key", "node-1").assigned("key", "blue").settled();
