@@ -4,7 +4,7 @@
 export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
 LAB = cargo run --quiet --package patchbay-lab --bin lab --
 
-.PHONY: help demo test check book fuzz sbom packages unit images lab-parts scenarios bench bench-agent plot lab-up lab-down fmt
+.PHONY: help demo test check book fuzz sbom packages unit images lab-parts scenarios bench bench-agent fleet plot lab-up lab-down fmt
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: ## measures attach, detach, discovery and moves beside the stock tools; p
 
 bench-agent: ## measures the agent by itself: memory, idle CPU, start, storms of the kernel's messages
 	@$(LAB) bench-agent
+
+fleet: ## measures the control plane of 1000 nodes; ONLY="--nodes 20 --machines 20 --attachments 40 --lost 5 --burst 10" is a small one
+	@$(LAB) fleet $(ONLY)
 
 plot: ## draws what was measured: the pictures and tables of docs/measured.md
 	@$(LAB) plot

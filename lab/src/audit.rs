@@ -1,5 +1,10 @@
 //! Lines of the API server's audit log: who asked for what, and how it ended.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::product::ACCOUNTS;
@@ -67,8 +72,48 @@ impl Request {
     }
 }
 
+/// Reads the log as it grows, fast enough to act between two requests.
+pub struct Tail {
+    log: BufReader<File>,
+    line: String,
+}
+
+impl Tail {
+    /// From the present end on.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn new(log: &Path) -> Result<Self> {
+        let mut file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Self { log: BufReader::new(file), line: String::new() })
+    }
+}
+
+impl Iterator for Tail {
+    type Item = Result<Request>;
+
+    /// The next request; None: not yet.
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            // What there is of a line that is being written yet is kept.
+            match self.log.read_line(&mut self.line).context("cannot read the audit log") {
+                Err(error) => return Some(Err(error)),
+                Ok(0) => return None,
+                Ok(_) if !self.line.ends_with('\n') => return None,
+                Ok(_) => {}
+            }
+            if let Some(request) = Request::of_line(&std::mem::take(&mut self.line)) {
+                return Some(Ok(request));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     const LINE: &str = r#"{"verb":"create","user":{"username":"system:serviceaccount:patchbay:agent"},"objectRef":{"resource":"pods","subresource":"binding","namespace":"blue","name":"p"},"stageTimestamp":"1970-01-01T00:00:01.5Z","responseStatus":{"code":201},"annotations":{"authorization.k8s.io/decision":"allow"}}"#;
@@ -81,6 +126,22 @@ mod tests {
         assert_eq!((request.group.as_str(), request.code, request.granted), ("", 201, Some(true)));
         assert!(request.is_write());
         assert_eq!(Request::of_line("half a li"), None);
+    }
+
+    #[test]
+    fn of_a_log_that_grows_whole_lines_are_read_once_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let mut log = File::create(&path).unwrap();
+        writeln!(log, "{LINE}").unwrap();
+        let mut tail = Tail::new(&path).unwrap();
+        assert!(tail.next().is_none(), "what was there before");
+        let (begin, end) = LINE.split_at(40);
+        write!(log, "{begin}").unwrap();
+        assert!(tail.next().is_none());
+        writeln!(log, "{end}").unwrap();
+        assert_eq!(tail.next().unwrap().unwrap(), Request::of_line(LINE).unwrap());
+        assert!(tail.next().is_none());
     }
 
     #[test]

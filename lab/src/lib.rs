@@ -49,6 +49,7 @@ pub mod tree;
 pub mod uml;
 pub mod wait;
 pub mod walk;
+pub mod wire;
 
 #[cfg(test)]
 mod attacks;

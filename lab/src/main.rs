@@ -129,6 +129,18 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         kubernetes: Release,
     },
+    /// Measure the control plane of a large cluster, and print the table
+    ///
+    /// Control plane, controller and one agent are the real ones; the other nodes, with their kubelets and agents, are played by
+    /// this program. The fleet as it is takes half an hour and some gigabytes of memory. One to try with, in some minutes:
+    /// lab fleet --nodes 20 --machines 20 --attachments 40 --lost 5 --burst 10
+    Fleet {
+        /// With which Kubernetes
+        #[arg(long, value_enum, default_value_t)]
+        kubernetes: Release,
+        #[command(flatten)]
+        options: bench::fleet::Options,
+    },
     /// Draw what was measured: the pictures and tables of docs/measured.md
     Plot,
     /// What `up` leaves running
@@ -250,6 +262,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::BenchAgent { kubernetes } => inside(kubernetes, || {
             let logs = logs::new_folder(&Cache::open()?)?;
             let measured = bench::agent::run(&Parts::told()?, &namespace::state().join("agent"), &logs);
+            measured.with_context(|| format!("the logs are in {}", logs.display())).map(|()| ExitCode::SUCCESS)
+        }),
+        Command::Fleet { kubernetes, options } => inside(kubernetes, || {
+            let logs = logs::new_folder(&Cache::open()?)?;
+            let measured = bench::fleet::run(&Parts::told()?, &namespace::state().join("fleet"), &logs, &options);
             measured.with_context(|| format!("the logs are in {}", logs.display())).map(|()| ExitCode::SUCCESS)
         }),
         Command::Plot => bench::plot::run().map(|()| ExitCode::SUCCESS),

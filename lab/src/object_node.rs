@@ -41,6 +41,19 @@ impl Heart {
 /// # Errors
 /// When the API server refuses it, or it is not taken for ready in time.
 pub fn create(nodes: &Api<Node>, name: &str) -> Result<()> {
+    api::request("make the node", nodes.create(&PostParams::default(), &object(name)?))?;
+    wait_for(&format!("node {name} to be taken for ready"), SOON, || {
+        let node = api::request("look at the node", nodes.get(name)).map_err(|error| format!("{error:#}"))?;
+        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        if taints.is_empty() { Ok(()) } else { Err(format!("{taints:?}")) }
+    })
+}
+
+/// The object of a ready node, as its kubelet makes it.
+///
+/// # Errors
+/// When it is none.
+pub fn object(name: &str) -> Result<Node> {
     let resources = json!({"cpu": "32", "memory": "64Gi", "pods": "110"});
     // Names may be longer than labels and host names.
     let hostname = name.get(..63).unwrap_or(name);
@@ -51,12 +64,7 @@ pub fn create(nodes: &Api<Node>, name: &str) -> Result<()> {
             "conditions": [condition(true, Timestamp::now())],
         },
     }))?;
-    api::request("make the node", nodes.create(&PostParams::default(), &node))?;
-    wait_for(&format!("node {name} to be taken for ready"), SOON, || {
-        let node = api::request("look at the node", nodes.get(name)).map_err(|error| format!("{error:#}"))?;
-        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
-        if taints.is_empty() { Ok(()) } else { Err(format!("{taints:?}")) }
-    })
+    Ok(node)
 }
 
 /// What a kubelet, or somebody on its behalf, says of whether its node is ready.

@@ -48,6 +48,8 @@ pub struct Options {
     pub address: Ipv4Addr,
     /// Port of the API server.
     pub port: u16,
+    /// For how long a node may say nothing before it is taken for lost; None: as long as on any cluster.
+    pub grace: Option<Duration>,
 }
 
 impl Options {
@@ -60,6 +62,7 @@ impl Options {
             listen: Ipv4Addr::UNSPECIFIED,
             address: network::GATEWAY,
             port: 443,
+            grace: None,
         }
     }
 
@@ -75,6 +78,7 @@ impl Options {
             listen: Ipv4Addr::LOCALHOST,
             address: Ipv4Addr::LOCALHOST,
             port: free_port()?,
+            grace: None,
         })
     }
 }

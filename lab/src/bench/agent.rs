@@ -20,24 +20,22 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::Api;
 use kube::api::WatchParams;
 
+use super::made_up;
+use super::stage::{Agent, Stage};
 use super::store;
+use super::usage::{Memory, Watched};
 use crate::api;
 use crate::audit::Request;
 use crate::parts::Parts;
 use crate::progress::step;
 use crate::wait::wait_for;
 
-mod made_up;
 mod report;
-mod stage;
 mod storm;
 mod uevents;
-mod usage;
 
 pub(super) use report::Report;
 use report::{Idle, Node, Start};
-use stage::{Agent, Stage};
-use usage::{Memory, Watched};
 
 /// How many devices the nodes have.
 const DEVICES: [usize; 3] = [0, 16, 300];
@@ -57,7 +55,8 @@ const PUBLISHED: Duration = Duration::from_secs(60);
 /// # Errors
 /// At the first step that does not work.
 pub fn run(parts: &Parts, folder: &Path, logs: &Path) -> Result<()> {
-    let stage = step("starting a control plane and a controller", || Stage::open(parts, folder, logs))?;
+    let stage = step("starting a control plane", || Stage::open(parts, folder, logs, None))?;
+    let _controller = step("starting a controller", || stage.controller("controller-1"))?;
     let measure = |devices| step(&format!("watching the agent of {devices} devices"), || node(&stage, devices));
     let report = Report {
         unix: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs(),

@@ -91,6 +91,11 @@ impl Row {
     }
 }
 
+/// A count as a figure. Nothing here is counted beyond what fits into 32 bits.
+pub(crate) fn count(count: impl TryInto<u32>) -> f64 {
+    count.try_into().map_or(f64::NAN, f64::from)
+}
+
 fn finite(number: f64) -> Option<f64> {
     number.is_finite().then_some(number)
 }
@@ -98,8 +103,10 @@ fn finite(number: f64) -> Option<f64> {
 /// As exact as it means something.
 fn shown(number: f64, unit: &str) -> String {
     match unit {
+        "ms" if number < 9.95 && number.fract() > 0.0 => format!("{number:.1} ms"),
         "ms" => format!("{number:.0} ms"),
         "%" => format!("{number:.2} %"),
+        _ if number >= 99.95 => format!("{number:.0} {unit}").trim_end().to_owned(),
         _ => format!("{number:.1} {unit}").trim_end().to_owned(),
     }
 }
@@ -148,6 +155,8 @@ mod tests {
             Row::times("fast", &times(&[90])).at_most(100.0),
             Row::times("slow", &times(&[80, 101, 1200])).at_most(100.0),
             Row::times("unknown", &times(&[])).at_most(1.0),
+            Row::figure("short", 4.25, "ms"),
+            Row::figure("many", 20_000.0, ""),
         ];
         assert_eq!(
             table("Title", &rows),
@@ -155,7 +164,9 @@ mod tests {
              \x20                median    worst        aim\n\
              \x20 fast            90 ms    90 ms  <= 100 ms  met\n\
              \x20 slow           101 ms  1200 ms  <= 100 ms  MISSED\n\
-             \x20 unknown  not measured             <= 1 ms\n"
+             \x20 unknown  not measured             <= 1 ms\n\
+             \x20 short          4.2 ms\n\
+             \x20 many            20000\n"
         );
     }
 }

@@ -25,6 +25,8 @@ use results::{Bench, fleets, read};
 
 /// The page with the tables.
 const PAGE: &str = "docs/measured.md";
+/// Where it shows how costs grow: there is such a picture only when fleets of several sizes were measured.
+const FLEET: &str = "![Three curves over the number of devices: time of a plan, memory and cold start of the controller](pictures/bench-fleet.svg)";
 
 /// Draws what there is.
 ///
@@ -49,9 +51,13 @@ pub fn run() -> Result<()> {
         let what = "one run for each number of devices";
         text = page::with(&text, "agent", &below(&when(unix, kubernetes, what)?, &report.table()))?;
     }
-    let fleets = Some(fleets(&results)?).filter(|fleets| fleets.len() > 1);
-    if let Some(fleets) = found(fleets, "make fleet, with fleets of two sizes") {
-        draw("fleet", fleet::picture(&fleets))?;
+    let fleets = fleets(&results)?;
+    if let Some(largest) = found(fleets.last(), "make fleet") {
+        let points: Vec<_> = fleets.iter().map(|fleet| fleet.point).collect();
+        let content = below(&when(largest.unix, &largest.kubernetes, &largest.what())?, &table(&largest.rows));
+        let picture = found(fleet::picture(&points), "make fleet, with fleets of two sizes");
+        text = page::with(&text, "fleet", &if picture.is_some() { below(&content, FLEET) } else { content })?;
+        draw("fleet", picture)?;
     }
     write(&page, &text)
 }

@@ -80,7 +80,7 @@ impl Plane {
 
     /// For kube-controller-manager.
     pub(super) fn manager_flags(&self) -> Vec<String> {
-        vec![
+        let mut flags = vec![
             flag("kubeconfig", self.file("manager.kubeconfig")),
             flag("root-ca-file", self.pki.path("ca.crt")),
             flag("service-account-private-key-file", self.pki.path("sa.key")),
@@ -93,7 +93,9 @@ impl Plane {
             "--profiling=false".into(),
             "--secure-port=0".into(),
             "--use-service-account-credentials=false".into(),
-        ]
+        ];
+        flags.extend(self.options.grace.map(|grace| format!("--node-monitor-grace-period={}s", grace.as_secs())));
+        flags
     }
 }
 

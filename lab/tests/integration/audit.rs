@@ -1,11 +1,9 @@
 //! The API server's audit log: every write there was, by whom, and how it ended.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use patchbay_lab::audit::Request;
+use patchbay_lab::audit::{self, Request};
 use patchbay_lab::product::ACCOUNTS;
 
 /// One request that changes something.
@@ -55,37 +53,31 @@ pub(crate) fn looks_at_slices(log: &Path) -> Vec<String> {
     text.lines().filter_map(Request::of_line).filter(is_look).map(|request| request.uri).collect()
 }
 
-/// Reads the log as it grows, fast enough to act between two writes.
-pub(crate) struct Tail {
-    log: BufReader<File>,
-    line: String,
-}
+/// Reads the log as it grows.
+pub(crate) struct Tail(audit::Tail);
 
 impl Tail {
     /// From the present end on.
     pub(crate) fn new(log: &Path) -> Self {
-        use std::io::{Seek, SeekFrom};
-        let mut file = File::open(log).unwrap();
-        file.seek(SeekFrom::End(0)).unwrap();
-        Self { log: BufReader::new(file), line: String::new() }
+        Self(audit::Tail::new(log).unwrap())
     }
 
     /// The next write, if there is one.
     pub(crate) fn next(&mut self) -> Option<Write> {
-        loop {
-            // What there is of a line that is being written yet is kept.
-            if self.log.read_line(&mut self.line).unwrap() == 0 || !self.line.ends_with('\n') {
-                return None;
-            }
-            if let Some(write) = of_line(&std::mem::take(&mut self.line)) {
-                return Some(write);
-            }
-        }
+        self.0.find_map(|request| of_request(request.unwrap()))
     }
 }
 
 /// A line that is being written yet is nothing, and neither is a read.
 fn of_line(line: &str) -> Option<Write> {
-    let request = Request::of_line(line).filter(Request::is_write)?;
-    Some(Write { what: request.what(), user: request.user, object: request.object, code: request.code })
+    Request::of_line(line).and_then(of_request)
+}
+
+fn of_request(request: Request) -> Option<Write> {
+    request.is_write().then(|| Write {
+        what: request.what(),
+        user: request.user,
+        object: request.object,
+        code: request.code,
+    })
 }

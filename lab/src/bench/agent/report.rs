@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::storm::{MESSAGES, Storm};
-use super::usage::Memory;
+use crate::bench::figures::count;
 use crate::bench::markdown;
+use crate::bench::usage::Memory;
 
 /// All of it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,7 +113,7 @@ impl Report {
             line("resident memory after the storms", "MiB", 1, None, &|n| n.after.resident),
             line("CPU of one core while idle", "%", 3, Some(0.1), &|n| n.idle.cpu_percent),
             line("wake-ups of its threads in 10 s while idle", "", 1, None, &|n| {
-                wakeups(n.idle.wakeups) * 10.0 / watched
+                count(n.idle.wakeups) * 10.0 / watched
             }),
             line(&format!("seconds of {watched} in which any was woken"), "", 0, None, &|n| n.idle.busy_seconds.into()),
             line("requests to the API server while idle", "", 0, None, &|n| count(n.idle.requests)),
@@ -129,21 +130,12 @@ impl Report {
                 line(&what, unit, 0, at_most, &|n| n.storms.get(number).map_or(f64::NAN, of))
             };
             lines.push(line("CPU time", "ms", None, &|s| s.cpu_ms));
-            lines.push(line("wake-ups", "", None, &|s| wakeups(s.wakeups)));
+            lines.push(line("wake-ups", "", None, &|s| count(s.wakeups)));
             lines.push(line("last one -> quiet again", "ms", None, &|s| s.quiet_ms));
             lines.push(line("API writes", "", Some(1.0), &|s| count(s.writes)));
         }
         lines
     }
-}
-
-/// As a figure. Nothing here is counted beyond what fits into 32 bits.
-fn count(count: usize) -> f64 {
-    u32::try_from(count).map_or(f64::NAN, f64::from)
-}
-
-fn wakeups(count: u64) -> f64 {
-    u32::try_from(count).map_or(f64::NAN, f64::from)
 }
 
 #[cfg(test)]

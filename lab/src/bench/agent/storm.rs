@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::made_up::{CONTROLLER, place};
-use super::stage::{Agent, Stage};
 use super::uevents::Kernel;
-use super::usage::Watched;
 use super::writes;
+use crate::bench::made_up::{CONTROLLER, place};
+use crate::bench::stage::{Agent, Stage};
+use crate::bench::usage::Watched;
 
 /// Messages of a storm.
 pub(super) const MESSAGES: u32 = 5000;

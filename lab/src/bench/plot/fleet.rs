@@ -2,8 +2,8 @@
 //! the number of devices. Both axes are logarithmic: a straight line that rises by one for each one to the right is a cost that
 //! grows like the fleet.
 
-use super::results::Point;
 use super::svg::{Anchor, Picture};
+use crate::bench::fleet::Point;
 
 const WIDTH: f64 = 860.0;
 /// Of one panel: how wide it is, and where its axes are in it.

@@ -1,6 +1,5 @@
 //! What measurements have left in `target/bench`, as far as it is drawn.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -11,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::bench::byhand::ByHand;
 use crate::bench::figures::{Row, Times};
+use crate::bench::fleet::Report as Fleet;
 use crate::bench::moves::Moves;
 
 /// `latest.json`: attach, detach, cable, moves.
@@ -27,61 +27,11 @@ pub(super) struct Bench {
     pub(super) migrations: Vec<Moves>,
 }
 
-/// What the control plane costs with one fleet.
-#[derive(Debug, PartialEq, Deserialize)]
-pub(super) struct Point {
-    pub(super) devices: f64,
-    /// What one plan of the controller takes.
-    pub(super) plan_ms: Option<f64>,
-    /// The controller's resident memory, the most there was, in MiB.
-    pub(super) rss_mb: Option<f64>,
-    /// From a start of the controller until it has looked at everything.
-    pub(super) cold_start_ms: Option<f64>,
-}
-
-/// `fleet-<time>.json`: one size, or several as they are to be drawn.
-#[derive(Debug, Deserialize)]
-struct Fleet {
-    #[serde(default)]
-    unix: u64,
-    #[serde(default)]
-    points: Vec<Point>,
-    size: Option<Size>,
-    #[serde(default)]
-    phases: BTreeMap<String, Phase>,
-    most_resident_mib: Option<f64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Size {
-    nodes: f64,
-    devices_per_node: f64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Phase {
-    seconds: Option<f64>,
-    plan_ms: Option<f64>,
-}
-
-impl Fleet {
-    fn points(self) -> Vec<Point> {
-        let Some(size) = self.size else { return self.points };
-        let phase = |words: &str| self.phases.iter().find(|(what, _)| what.contains(words)).map(|(_, phase)| phase);
-        vec![Point {
-            devices: size.nodes * size.devices_per_node,
-            plan_ms: phase("changes").and_then(|phase| phase.plan_ms),
-            rss_mb: self.most_resident_mib,
-            cold_start_ms: phase("started anew").and_then(|phase| phase.seconds).map(|seconds| seconds * 1000.0),
-        }]
-    }
-}
-
 /// The fleets that were measured, the smallest first; of those of a size the one that was measured last.
 ///
 /// # Errors
 /// As for [`read`].
-pub(super) fn fleets(folder: &Path) -> Result<Vec<Point>> {
+pub(super) fn fleets(folder: &Path) -> Result<Vec<Fleet>> {
     let mut runs: Vec<Fleet> = Vec::new();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     for name in entries.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
@@ -89,11 +39,9 @@ pub(super) fn fleets(folder: &Path) -> Result<Vec<Point>> {
             runs.extend(read(folder, &name)?);
         }
     }
-    runs.sort_by_key(|run| Reverse(run.unix));
-    let mut points: Vec<_> = runs.into_iter().flat_map(Fleet::points).collect();
-    points.sort_by(|a, b| a.devices.total_cmp(&b.devices));
-    points.dedup_by(|later, first| later.devices.total_cmp(&first.devices).is_eq());
-    Ok(points)
+    runs.sort_by(|a: &Fleet, b| a.point.devices.total_cmp(&b.point.devices).then(b.unix.cmp(&a.unix)));
+    runs.dedup_by(|later, first| later.point.devices.total_cmp(&first.point.devices).is_eq());
+    Ok(runs)
 }
 
 /// Reads a result; None where that has not been measured.
@@ -147,13 +95,11 @@ mod tests {
     #[test]
     fn of_each_size_the_fleet_that_was_measured_last_counts() {
         let folder = tempfile::tempdir().unwrap();
-        let run = |unix: u64, nodes: u32, seconds: f64| {
+        let run = |unix: u64, nodes: u32, ms: f64| {
             let run = serde_json::json!({
-                "unix": unix, "size": {"nodes": nodes, "devices_per_node": 10}, "most_resident_mib": 40,
-                "phases": {
-                    "changes": {"all_ms": [1.0], "plan_ms": 2.5},
-                    "controller started anew -> it has looked at everything": {"seconds": seconds},
-                },
+                "unix": unix, "kubernetes": "v1.34.4", "rows": [],
+                "size": {"nodes": nodes, "devices": 10, "machines": 1, "attachments": 1, "lost": 1, "burst": 1},
+                "point": {"devices": nodes * 10, "plan_ms": 2.5, "rss_mb": 40.0, "cold_start_ms": ms},
             });
             for name in [unix.to_string(), "latest".to_owned()] {
                 fs::write(folder.path().join(format!("fleet-{name}.json")), run.to_string()).unwrap();
@@ -162,9 +108,9 @@ mod tests {
         run(1, 100, 9.0);
         run(3, 10, 1.0);
         run(2, 100, 4.0);
-        let (plan_ms, rss_mb) = (Some(2.5), Some(40.0));
-        let point = |devices, ms| Point { devices, plan_ms, rss_mb, cold_start_ms: Some(ms) };
-        assert_eq!(fleets(folder.path()).unwrap(), [point(100.0, 1000.0), point(1000.0, 4000.0)]);
-        assert_eq!(fleets(&folder.path().join("none")).unwrap(), []);
+        let found = fleets(folder.path()).unwrap();
+        let points: Vec<_> = found.iter().map(|run| (run.point.devices, run.point.cold_start_ms)).collect();
+        assert_eq!(points, [(100.0, Some(1.0)), (1000.0, Some(4.0))]);
+        assert!(fleets(&folder.path().join("none")).unwrap().is_empty());
     }
 }

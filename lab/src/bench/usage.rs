@@ -31,19 +31,31 @@ impl Memory {
         Self::of_text(&text).with_context(|| format!("{path} makes no sense"))
     }
 
+    /// The most that was ever resident (`VmHWM` in `/proc/PID/status`), in MiB.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub(super) fn peak(pid: u32) -> Result<f64> {
+        let path = format!("/proc/{pid}/status");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        mib(&text, "VmHWM").with_context(|| format!("{path} makes no sense"))
+    }
+
     /// What is pages of files: nearly all of it the program, which the kernel may drop and read again.
     pub(super) fn of_files(self) -> f64 {
         self.resident - self.anonymous
     }
 
     fn of_text(text: &str) -> Option<Self> {
-        let mib = |name: &str| {
-            let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-            let kib: f64 = rest.split_whitespace().next()?.parse().ok()?;
-            Some(kib / 1024.0)
-        };
-        Some(Self { resident: mib("Rss")?, anonymous: mib("Anonymous")?, proportional: mib("Pss")? })
+        Some(Self { resident: mib(text, "Rss")?, anonymous: mib(text, "Anonymous")?, proportional: mib(text, "Pss")? })
     }
+}
+
+/// Of a line like `Rss:  4096 kB`.
+fn mib(text: &str, name: &str) -> Option<f64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: f64 = rest.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 1024.0)
 }
 
 /// What threads have used.
@@ -173,5 +185,6 @@ mod tests {
         std::thread::yield_now();
         watched.look().unwrap();
         assert!(Memory::of(pid).unwrap().resident > 0.5);
+        assert!(Memory::peak(pid).unwrap() > 0.5);
     }
 }

@@ -1,8 +1,7 @@
-//! Where the agent runs: a control plane with our manifests and a controller, and nodes that are objects.
+//! Where controller and agent run by themselves: a control plane with our manifests, and nodes that are objects.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use kube::{Api, Client};
 use patchbay_api::installation::NAMESPACE;
 use patchbay_usb::fixture::Fixture;
 
+use super::http;
 use crate::api;
 use crate::audit::Request;
 use crate::kubectl::Kubectl;
@@ -24,12 +24,9 @@ use crate::wait::wait_for;
 
 /// For what happens by itself.
 const SOON: Duration = Duration::from_secs(30);
-/// For an answer to the kubelet's probe.
-const PROBE: Duration = Duration::from_secs(5);
 
-/// All of it ends with this.
+/// The control plane ends with this.
 pub(super) struct Stage {
-    _controller: Running,
     plane: Plane,
     client: Client,
     program: PathBuf,
@@ -43,6 +40,15 @@ struct Running {
     log: PathBuf,
 }
 
+/// A controller.
+pub(super) struct Controller {
+    running: Running,
+    /// Where it tells its numbers.
+    pub(super) metrics: SocketAddr,
+    /// When it was started.
+    pub(super) started: Instant,
+}
+
 /// An agent, and the node on which it thinks it is.
 pub(super) struct Agent {
     running: Running,
@@ -53,25 +59,18 @@ pub(super) struct Agent {
 }
 
 impl Stage {
-    /// Starts it in a folder, with its logs in another, and waits until the controller leads.
+    /// Starts a control plane in a folder, with its logs in another. `grace` is for how long a node may say nothing before it is
+    /// taken for lost; None: as long as on any cluster.
     ///
     /// # Errors
     /// When something does not start.
-    pub(super) fn open(parts: &Parts, folder: &Path, logs: &Path) -> Result<Self> {
-        let plane = Plane::start(Options { logs: logs.to_owned(), ..Options::alone(&parts.bin, folder)? })?;
+    pub(super) fn open(parts: &Parts, folder: &Path, logs: &Path, grace: Option<Duration>) -> Result<Self> {
+        let plane = Plane::start(Options { logs: logs.to_owned(), grace, ..Options::alone(&parts.bin, folder)? })?;
         let log = logs.join("kubectl.log");
         manifests::apply(&Kubectl { program: parts.bin.join("kubectl"), kubeconfig: plane.admin(), log })?;
-        let client = api::connect(&plane.admin())?;
-        let kubeconfig = folder.join("controller.kubeconfig");
-        fs::write(&kubeconfig, plane.account(NAMESPACE, "controller")?)?;
-        let arguments = ["controller", "--image=none", "--namespace=patchbay", "--identity=controller-1"];
-        let mut controller =
-            Running::start(&parts.patchbay, &kubeconfig, "controller", &arguments.map(str::to_owned), logs)?;
-        controller.says("this controller leads")?;
         Ok(Self {
-            _controller: controller,
+            client: api::connect(&plane.admin())?,
             plane,
-            client,
             program: parts.patchbay.clone(),
             folder: folder.to_owned(),
             logs: logs.to_owned(),
@@ -88,6 +87,45 @@ impl Stage {
         &self.folder
     }
 
+    /// The API server's audit log.
+    pub(super) fn audit_log(&self) -> PathBuf {
+        self.plane.audit_log()
+    }
+
+    /// The API server's port.
+    pub(super) fn port(&self) -> u16 {
+        self.plane.port()
+    }
+
+    /// Fails if a program of the control plane has ended.
+    ///
+    /// # Errors
+    /// With the end of that program's log.
+    pub(super) fn check(&mut self) -> Result<()> {
+        self.plane.check()
+    }
+
+    /// Starts a controller and waits until it leads. Each has a name, and so a log, of its own.
+    ///
+    /// # Errors
+    /// When it does not lead in time.
+    pub(super) fn controller(&self, name: &str) -> Result<Controller> {
+        let kubeconfig = self.folder.join(format!("{name}.kubeconfig"));
+        fs::write(&kubeconfig, self.plane.account(NAMESPACE, "controller")?)?;
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let arguments = [
+            "controller".to_owned(),
+            "--image=none".to_owned(),
+            format!("--namespace={NAMESPACE}"),
+            format!("--identity={name}"),
+            format!("--metrics={metrics}"),
+        ];
+        let started = Instant::now();
+        let mut running = Running::start(&self.program, &kubeconfig, name, &arguments, &self.logs)?;
+        running.says("this controller leads")?;
+        Ok(Controller { running, metrics, started })
+    }
+
     /// Makes the object of a node, and a token for its agent.
     ///
     /// # Errors
@@ -98,6 +136,11 @@ impl Stage {
         let kubeconfig = object_node::account_on(&self.plane, self.client(), "agent", name)?;
         fs::write(self.kubeconfig(name), kubeconfig)?;
         Ok(heart)
+    }
+
+    /// The kubeconfig of the agent of a node.
+    pub(super) fn kubeconfig(&self, node: &str) -> PathBuf {
+        self.folder.join(format!("agent-{node}.kubeconfig"))
     }
 
     /// Starts the agent of a node that looks like this, with the options that the chart gives it.
@@ -128,13 +171,32 @@ impl Stage {
     /// # Errors
     /// When the audit log cannot be read.
     pub(super) fn asked(&self, known: usize) -> Result<Vec<Request>> {
-        let text = fs::read_to_string(self.plane.audit_log()).context("cannot read the audit log")?;
+        let text = fs::read_to_string(self.audit_log()).context("cannot read the audit log")?;
         let requests = text.lines().filter_map(Request::of_line);
         Ok(requests.filter(|request| request.account() == Some("agent")).skip(known).collect())
     }
+}
 
-    fn kubeconfig(&self, node: &str) -> PathBuf {
-        self.folder.join(format!("agent-{node}.kubeconfig"))
+impl Controller {
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.running.child.pid()
+    }
+
+    /// Fails if it has ended.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub(super) fn check(&mut self) -> Result<()> {
+        self.running.child.check()
+    }
+
+    /// Asks it to end, and waits for it.
+    ///
+    /// # Errors
+    /// When it complains or does not end.
+    pub(super) fn stop(self) -> Result<()> {
+        self.running.stop("controller")
     }
 }
 
@@ -157,26 +219,15 @@ impl Agent {
     /// # Errors
     /// When it does not answer that it is well.
     pub(super) fn probe(&self) -> Result<()> {
-        let mut stream = TcpStream::connect_timeout(&self.health, PROBE).context("the agent's probe")?;
-        stream.set_read_timeout(Some(PROBE))?;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).context("the agent's probe")?;
-        let line = answer.lines().next().unwrap_or_default();
-        ensure!(line.contains(" 200 "), "the agent is not well: {answer}");
-        Ok(())
+        http::get(self.health, "/healthz").context("the agent's probe").map(drop)
     }
 
     /// Asks it to end, and waits for it.
     ///
     /// # Errors
     /// When it complains or does not end.
-    pub(super) fn stop(mut self) -> Result<()> {
-        let child = &mut self.running.child;
-        child.terminate();
-        let status = wait_for("the agent to end", SOON, || child.exited().ok_or_else(|| "it runs".to_owned()))?;
-        ensure!(status.success(), "the agent has ended with {status}; its log is {}", self.running.log.display());
-        Ok(())
+    pub(super) fn stop(self) -> Result<()> {
+        self.running.stop("agent")
     }
 }
 
@@ -198,5 +249,14 @@ impl Running {
             child.check().map_err(|error| format!("{error:#}"))?;
             Err(text.lines().last().unwrap_or("(nothing)").to_owned())
         })
+    }
+
+    fn stop(mut self, what: &str) -> Result<()> {
+        let Self { child, log } = &mut self;
+        child.terminate();
+        let status =
+            wait_for(&format!("the {what} to end"), SOON, || child.exited().ok_or_else(|| "it runs".to_owned()))?;
+        ensure!(status.success(), "the {what} has ended with {status}; its log is {}", log.display());
+        Ok(())
     }
 }
