@@ -12,8 +12,8 @@
 //!
 //! | event | effect |
 //! |---|---|
-//! | a cache has changed | a plan, 5 ms later |
-//! | a write has ended | a plan, if something waited for it |
+//! | a cache has changed | a plan, 5 ms later; in a storm, when twice the time of the last one has passed |
+//! | a write has ended | the next one of the last plan begins; a plan, if something waited for just this one |
 //! | the time the plan asked for, a pause is over, 30 s | a plan |
 //! | the lease is lost | the process ends |
 //! | SIGTERM, SIGINT | the lease is given back, the process ends |
@@ -29,7 +29,7 @@ mod snapshot;
 mod target;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -59,6 +59,10 @@ use watch::Seen;
 
 /// Changes that come together are planned for together.
 const COALESCE: Duration = Duration::from_millis(5);
+
+/// After a plan none is made for so many times as long as it took, so that most of the time is left for what it says: of ten
+/// thousand devices that are new each write is news.
+const REST: u32 = 2;
 
 /// The world is looked at so often even if nothing seems to have changed.
 const NET: Duration = Duration::from_secs(30);
@@ -147,8 +151,12 @@ struct Shell {
     stopwatch: Stopwatch,
     /// What the stopwatch counts from.
     begun: Instant,
-    /// An action waits for a write to end.
+    /// What the last plan says and there was no room for: it goes on with it as writes end.
+    backlog: VecDeque<Action>,
+    /// An action waits for a certain write to end.
     waiting: bool,
+    /// No plan before.
+    rested: Instant,
     /// When to plan next.
     due: Instant,
 }
@@ -173,7 +181,9 @@ impl Shell {
             metrics,
             stopwatch: Stopwatch::default(),
             begun: Instant::now(),
+            backlog: VecDeque::new(),
             waiting: false,
+            rested: Instant::now(),
             due: Instant::now() + NET,
         }
     }
@@ -189,9 +199,9 @@ impl Shell {
         }
     }
 
-    /// Plans no later than after `pause`.
+    /// Plans after `pause`, or when it has rested.
     fn hurry(&mut self, pause: Duration) {
-        self.due = self.due.min(Instant::now() + pause);
+        self.due = self.due.min((Instant::now() + pause).max(self.rested));
     }
 
     /// Takes in all news there are.
@@ -227,6 +237,27 @@ impl Shell {
         if std::mem::take(&mut self.waiting) {
             self.hurry(Duration::ZERO);
         }
+        // What was planned by a leader is done by one.
+        while self.ledger.running() < MOST_WRITES && self.leadership.borrow().is_certain(now) {
+            let Some(action) = self.backlog.pop_front() else { break };
+            if let Some(until) = self.admit(action, now) {
+                self.due = self.due.min(until.max(self.rested));
+            }
+        }
+    }
+
+    /// Starts an action if it may be started. Where it has to wait for a time, that time.
+    fn admit(&mut self, action: Action, now: Instant) -> Option<Instant> {
+        match self.ledger.admit(&action, &self.caches.look(&Target::of(&action)), now) {
+            Verdict::Go if self.ledger.running() < MOST_WRITES => {
+                self.ledger.start(&action);
+                self.writes.push(write(&self.actor, &self.caches, action));
+            }
+            Verdict::Go => self.backlog.push_back(action),
+            Verdict::Busy => self.waiting = true,
+            Verdict::Wait(until) => return Some(until),
+        }
+        None
     }
 
     /// Plans, and starts what may be started. Returns when to plan next.
@@ -236,6 +267,7 @@ impl Shell {
         if !self.leadership.borrow().is_certain(now) || !self.caches.synced() {
             self.metrics.stands_by();
             self.stopwatch.stop();
+            self.backlog.clear();
             return next;
         }
         self.caches.refresh(Timestamp::now().as_second());
@@ -244,24 +276,19 @@ impl Shell {
         let took = now.elapsed();
         let laps = self.stopwatch.look(world, now.duration_since(self.begun));
         self.metrics.planned(census::count(world), laps, took);
+        let actions: Vec<_> = plan.actions.into_iter().filter(|a| !target::is_done(a, world)).collect();
         let mut planned = BTreeSet::new();
-        for action in plan.actions.into_iter().filter(|a| !target::is_done(a, world)) {
-            let target = Target::of(&action);
-            match self.ledger.admit(&action, &self.caches.look(&target), now) {
-                Verdict::Go if self.ledger.running() < MOST_WRITES => {
-                    self.ledger.start(&action);
-                    self.writes.push(write(&self.actor, &self.caches, action));
-                }
-                Verdict::Go | Verdict::Busy => self.waiting = true,
-                Verdict::Wait(until) => next = next.min(until),
-            }
-            planned.insert(target);
+        self.backlog.clear();
+        for action in actions {
+            planned.insert(Target::of(&action));
+            next = self.admit(action, now).map_or(next, |until| next.min(until));
         }
         self.ledger.retain(&planned, now);
         if let Some(wake) = plan.wake_at {
             next = next.min(now + until(wake));
         }
-        next
+        self.rested = Instant::now() + now.elapsed() * REST;
+        next.max(self.rested)
     }
 }
 
