@@ -119,6 +119,7 @@ mod tests {
             group: String::new(),
             resource: resource.to_owned(),
             object: String::new(),
+            uri: String::new(),
             code: 200,
             granted: Some(true),
         };
