@@ -39,6 +39,8 @@ impl Plane {
         let pki = |name| self.pki.path(name);
         let mut flags = vec![
             flag("audit-log-path", self.audit_log()),
+            // In megabytes. What is begun anew in the midst of a measurement would be read as silence.
+            "--audit-log-maxsize=100000".to_owned(),
             flag("audit-policy-file", self.file("audit.json")),
             flag("client-ca-file", pki("ca.crt")),
             flag("kubelet-client-certificate", pki("kubelet-client.crt")),
