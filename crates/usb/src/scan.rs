@@ -125,14 +125,17 @@ pub fn address(root: &SysRoot, place: &PortPath) -> Result<BusAddress, SysError>
     let mut number: u16 = device.parse("devnum")?;
     for _ in 0..RESETS {
         if number != 0 {
-            return Ok(BusAddress { bus: device.parse("busnum")?, device: number });
+            break;
         }
         // The kernel says 0 from the reset of the port on until the device has its old address again, and tells no configuration
         // before it is done (`hub_port_reset` in `drivers/usb/core/hub.c`, `bConfigurationValue_show` in `sysfs.c`).
         drop(device.text("bConfigurationValue"));
         number = device.parse("devnum")?;
     }
-    Err(SysError::Odd { path: device.path().join("devnum"), text: number.to_string() })
+    if number == 0 {
+        return Err(SysError::Odd { path: device.path().join("devnum"), text: number.to_string() });
+    }
+    Ok(BusAddress { bus: device.parse("busnum")?, device: number })
 }
 
 /// Where the device with this address is; None when there is none.
