@@ -33,7 +33,8 @@ const MAX_SLUG: usize = 57;
 
 /// Names every scanned device of `node`. The result has one name for each input, in its order, no name twice.
 pub fn assign(node: &NodeName, scanned: &[Attributes], published: &[Published]) -> Vec<DeviceName> {
-    let was = |name: &DeviceName, path: &PortPath| published.iter().any(|p| p.name == *name && p.port_path == *path);
+    let published: BTreeSet<_> = published.iter().map(|p| (&p.name, &p.port_path)).collect();
+    let was = |name: &DeviceName, path: &PortPath| published.contains(&(name, path));
 
     // Devices that claim the same serial, by the name that serial makes.
     let mut claimants: BTreeMap<DeviceName, Vec<usize>> = BTreeMap::new();

@@ -7,6 +7,7 @@
 //! remembered, so that it is not taken for somebody's edit and written again for
 //! ever.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::{ResourceSlice, ResourceSliceSpec};
@@ -80,11 +81,11 @@ impl Observed {
     }
 
     /// The slices by name, with our own content where the server altered it.
-    pub(crate) fn slices(&self) -> BTreeMap<String, ResourceSlice> {
-        let mut slices = self.slices.clone();
+    pub(crate) fn slices(&self) -> Cow<'_, BTreeMap<String, ResourceSlice>> {
+        let mut slices = Cow::Borrowed(&self.slices);
         for (name, (sent, got)) in &self.altered {
-            if let Some(slice) = slices.get_mut(name)
-                && slice.spec == *got
+            if slices.get(name).is_some_and(|slice| slice.spec == *got)
+                && let Some(slice) = slices.to_mut().get_mut(name)
             {
                 slice.spec = sent.clone();
             }

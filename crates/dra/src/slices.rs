@@ -238,12 +238,27 @@ fn is_owned(slice: &ResourceSlice, owner: &OwnerReference) -> bool {
 /// Whether two contents mean the same: an absent list is an empty list, an
 /// absent flag is false.
 pub(crate) fn same(a: &ResourceSliceSpec, b: &ResourceSliceSpec) -> bool {
-    let plain = |spec: &ResourceSliceSpec| ResourceSliceSpec {
-        all_nodes: spec.all_nodes.filter(|all| *all),
-        per_device_node_selection: spec.per_device_node_selection.filter(|per| *per),
-        devices: spec.devices.clone().filter(|devices| !devices.is_empty()),
-        shared_counters: spec.shared_counters.clone().filter(|sets| !sets.is_empty()),
-        ..spec.clone()
-    };
-    plain(a) == plain(b)
+    fn list<T>(all: &Option<Vec<T>>) -> &[T] {
+        all.as_deref().unwrap_or_default()
+    }
+    // Each field by its name, so that none is forgotten.
+    let ResourceSliceSpec {
+        all_nodes,
+        devices,
+        driver,
+        node_name,
+        node_selector,
+        per_device_node_selection,
+        pool,
+        shared_counters,
+    } = a;
+    let is_set = |flag: Option<bool>| flag == Some(true);
+    is_set(*all_nodes) == is_set(b.all_nodes)
+        && list(devices) == list(&b.devices)
+        && *driver == b.driver
+        && *node_name == b.node_name
+        && *node_selector == b.node_selector
+        && is_set(*per_device_node_selection) == is_set(b.per_device_node_selection)
+        && *pool == b.pool
+        && list(shared_counters) == list(&b.shared_counters)
 }

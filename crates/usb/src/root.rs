@@ -9,6 +9,7 @@
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -135,6 +136,15 @@ impl SysDir {
     /// The folder is not there.
     pub fn real(&self) -> Result<PathBuf, SysError> {
         fs::canonicalize(&self.0).map_err(|source| SysError::Read { path: self.0.clone(), source })
+    }
+
+    /// Which folder it is: of two that are made under one name, each has its own.
+    ///
+    /// # Errors
+    /// The folder is not there.
+    pub(crate) fn inode(&self) -> Result<u64, SysError> {
+        let found = fs::metadata(&self.0).map_err(|source| SysError::Read { path: self.0.clone(), source })?;
+        Ok(found.ino())
     }
 
     /// Whether it has an attribute or folder of this name.

@@ -11,8 +11,15 @@
 //!
 //! It reads some 15 small files for each device, each of which may wait for the device's lock in the kernel: callers in
 //! async code use `spawn_blocking`.
+//!
+//! Descriptors and strings are read by the kernel once, when a device is plugged in, and a device whose descriptors are not the
+//! same after a reset is made anew (`descriptors_changed` in `drivers/usb/core/hub.c`). So of one that an earlier scan has found
+//! only what changes is read: its driver, and whether it is authorised. It is the same if its folder is, by the inode, which sysfs
+//! gives to none a second time (`__kernfs_new_node` in `fs/kernfs/dir.c`), and if it has the same number.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use patchbay_core::device::{Attributes, BusAddress, HexId, PortPath, clean};
 use patchbay_core::host_use::{HostUse, Keyboards};
@@ -46,6 +53,16 @@ pub struct Scanned {
     pub authorized: bool,
     /// What the host does with it, so that it cannot be taken away; None when it can.
     pub host_use: Option<HostUse>,
+    /// Its folder; None when not all could be read, so that it is read again.
+    folder: Option<Folder>,
+}
+
+/// A folder in the tree of devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Folder {
+    /// The real path.
+    path: PathBuf,
+    inode: u64,
 }
 
 /// A device that sits on a virtual controller of this node.
@@ -75,11 +92,14 @@ enum Found {
 
 /// Looks at every USB device of a node whose console has no keyboard for itself.
 pub fn scan(root: &SysRoot) -> Scan {
-    scan_with(root, &Keyboards::Free)
+    scan_with(root, &Keyboards::Free, [])
 }
 
-/// Looks at every USB device of the node. `consoles` are the keyboards that consoles have for themselves.
-pub fn scan_with(root: &SysRoot, consoles: &Keyboards) -> Scan {
+/// Looks at every USB device of the node. `consoles` are the keyboards that consoles have for themselves, `known` is what an
+/// earlier scan has found.
+pub fn scan_with<'k>(root: &SysRoot, consoles: &Keyboards, known: impl IntoIterator<Item = &'k Scanned>) -> Scan {
+    let known: BTreeMap<&str, &Scanned> =
+        known.into_iter().map(|device| (device.sysfs_name.as_str(), device)).collect();
     let mut scan = Scan::default();
     let names = root.dir("sys/bus/usb/devices").names();
     let names = names.unwrap_or_else(|error| {
@@ -97,6 +117,11 @@ pub fn scan_with(root: &SysRoot, consoles: &Keyboards) -> Scan {
     }
     places.sort_by_key(place_order);
     for place in places {
+        let known = known.get(place.as_str()).and_then(|known| look_again(root, &host, known));
+        if let Some(device) = known {
+            scan.devices.push(device);
+            continue;
+        }
         match look(root, &host, &place) {
             Ok(Found::Device(device)) => scan.devices.push(*device),
             Ok(Found::Imported(device)) => scan.imported.push(device),
@@ -154,36 +179,69 @@ pub fn is_imported(root: &SysRoot, place: &PortPath) -> Result<bool, SysError> {
     Ok(virtual_controller(root, &real).is_some())
 }
 
+/// Looks at a device that was found before; None when it is not the same any more.
+fn look_again(root: &SysRoot, host: &Tables, known: &Scanned) -> Option<Scanned> {
+    let device = root.usb_device(&known.sysfs_name);
+    let folder = known.folder.as_ref()?;
+    let same =
+        device.inode().ok()? == folder.inode && device.parse::<u16>("devnum").ok()? == known.attributes.address.device;
+    same.then(|| Scanned {
+        driver: device.link("driver"),
+        authorized: custody::is_authorized(&device),
+        host_use: host.of(&folder.path).cloned(),
+        ..known.clone()
+    })
+}
+
 fn look(root: &SysRoot, host: &Tables, place: &PortPath) -> Result<Found, SysError> {
     let device = root.usb_device(place.as_str());
+    // First: what is read of it thereafter is of this one or of one that comes later, which is noticed by the next scan.
+    let inode = device.inode()?;
     let real = device.real()?;
     if let Some(controller) = virtual_controller(root, &real) {
         let root_port = place_order(place).get(1).and_then(|port| u16::try_from(*port).ok());
         let address = address(root, place).ok();
         return Ok(Found::Imported(Imported { bus_id: place.clone(), address, controller, root_port }));
     }
-    let class = device.text("bDeviceClass").ok().and_then(|c| u8::from_str_radix(&c, 16).ok()).unwrap_or(0);
+    // What is there and cannot be read now may be read another time.
+    let whole = Cell::new(true);
+    let text = |attribute: &str| match device.text(attribute) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            whole.set(whole.get() && error.is_gone());
+            None
+        }
+    };
+    let class = text("bDeviceClass").and_then(|c| u8::from_str_radix(&c, 16).ok()).unwrap_or(0);
     if class == HUB {
         return Ok(Found::Hub);
     }
     let found = Scanned {
-        attributes: attributes(root, &device, place, class)?,
+        attributes: attributes(root, &device, place, class, text)?,
         sysfs_name: place.as_str().to_owned(),
         driver: device.link("driver"),
         authorized: custody::is_authorized(&device),
         host_use: host.of(&real).cloned(),
+        folder: whole.get().then_some(Folder { path: real, inode }),
     };
     Ok(Found::Device(Box::new(found)))
 }
 
-fn attributes(root: &SysRoot, device: &SysDir, place: &PortPath, class: u8) -> Result<Attributes, SysError> {
-    let string = |attribute| device.text(attribute).ok().and_then(|text| clean(&text, MAX_STRING));
+/// What must be there is read from `device`, what may be missing with `text`.
+fn attributes(
+    root: &SysRoot,
+    device: &SysDir,
+    place: &PortPath,
+    class: u8,
+    text: impl Fn(&str) -> Option<String>,
+) -> Result<Attributes, SysError> {
+    let string = |attribute| text(attribute).and_then(|text| clean(&text, MAX_STRING));
     let (vendor_id, product_id) = (device.parse("idVendor")?, device.parse("idProduct")?);
     let words = names::complete(vendor_id, product_id, class, string("manufacturer"), string("product"));
     Ok(Attributes {
         vendor_id,
         product_id,
-        bcd: device.parse("bcdDevice").unwrap_or(HexId(0)),
+        bcd: text("bcdDevice").and_then(|bcd| bcd.parse().ok()).unwrap_or(HexId(0)),
         address: address(root, place)?,
         serial: string("serial"),
         manufacturer: words.manufacturer,

@@ -53,7 +53,7 @@ fn ahead() -> Observed {
 
 /// The versions that are known.
 fn versions(observed: &Observed) -> Vec<String> {
-    observed.slices().into_values().filter_map(|slice| slice.metadata.resource_version).collect()
+    observed.slices().values().filter_map(|slice| slice.metadata.resource_version.clone()).collect()
 }
 
 #[test]

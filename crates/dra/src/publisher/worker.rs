@@ -122,11 +122,15 @@ impl Worker {
 
     /// Takes note that the driver wants something new.
     fn look_at_wanted(&mut self) -> Next {
-        let Some(wanted) = self.wanted.borrow_and_update().clone() else {
+        let names = self
+            .wanted
+            .borrow_and_update()
+            .as_ref()
+            .map(|pools| pools.iter().map(Pool::name).map(str::to_owned).collect());
+        let Some(names) = names else {
             return Next::Wait;
         };
         self.at_once = true;
-        let names = wanted.iter().map(|pool| pool.name().to_owned()).collect();
         match self.observed.set_pools(names) {
             true => Next::Relist,
             false => Next::Wait,

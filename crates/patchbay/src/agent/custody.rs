@@ -3,14 +3,13 @@
 //! Of the devices that are not authorised those are ours that we have withheld: it is on the disk before it is done, with the
 //! address the device had, so that one which has been away since, or which somebody else has blocked, is not taken for ours.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
-use patchbay_api::NodeUSBDevice;
-use patchbay_core::custody::{Idle, Keeper, Returned, Step, keeper, step};
+use patchbay_core::custody::{Idle, Keeper, Returned, Step, step};
 use patchbay_core::device::{BusAddress, PortPath};
 use patchbay_core::host_use::Keyboards;
 use patchbay_core::names::{DeviceName, NodeName};
@@ -20,8 +19,12 @@ use patchbay_usb::root::SysRoot;
 use patchbay_usb::scan;
 use tokio::sync::{Mutex, Notify, watch};
 
-use super::records::Records;
+use self::assigned::{Assignment, assigned};
+use super::inventory::Inventory;
+use super::records::{Facts, Records};
 use super::steps::{blocking, chain};
+
+mod assigned;
 
 /// What a node keeps for itself, and when it gets back what it has lent.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +41,7 @@ pub(super) struct Custody {
     root: SysRoot,
     records: Records,
     policy: Policy,
-    objects: reflector::Store<NodeUSBDevice>,
+    objects: reflector::Store<Assignment>,
     /// Devices that pods and machines of this node have or are to get; None before the first look.
     used: watch::Receiver<Option<BTreeSet<DeviceName>>>,
     rescan: Arc<Notify>,
@@ -69,7 +72,7 @@ impl Custody {
     pub(super) fn watch(client: Client, parts: Parts, changed: impl Fn() + Send + 'static) -> Arc<Self> {
         let (objects, writer) = reflector::store();
         let of_node = watcher::Config::default().fields(&format!("status.nodeName={}", parts.node));
-        let changes = reflector(writer, watcher(Api::<NodeUSBDevice>::all(client), of_node)).default_backoff();
+        let changes = reflector(writer, watcher(Api::<Assignment>::all(client), of_node)).default_backoff();
         tokio::spawn(changes.for_each(move |event| {
             if let Err(error) = event {
                 tracing::warn!(%error, "watch of this node's devices: the last state is kept");
@@ -97,31 +100,18 @@ impl Custody {
         self.used.clone()
     }
 
-    /// Whether a device is assigned to a namespace; None before that is known.
-    fn assigned(&self, device: &DeviceName) -> Option<bool> {
-        let published = |d: &NodeUSBDevice| {
-            let name = d.status.as_ref().and_then(|s| s.device_name.as_deref()).or(d.metadata.name.as_deref());
-            name == Some(device.as_str())
-        };
-        let has = |d: &Arc<NodeUSBDevice>| published(d) && d.spec.assigned_namespace.is_some();
-        self.known.borrow().then(|| self.objects.state().iter().any(has))
+    /// What is decided by, as it is now.
+    pub(super) fn look(&self) -> Look {
+        Look {
+            facts: self.records.facts(),
+            assigned: self.known.borrow().then(|| assigned(&self.objects)),
+            used: self.used.borrow().clone(),
+            returned: self.policy.returned,
+        }
     }
 
     fn keeper(&self, place: &PortPath, address: BusAddress, authorized: bool) -> Keeper {
-        keeper(address, authorized, self.records.facts().withheld.get(place).copied())
-    }
-
-    /// What is to be done about a device that is in no session, as far as that can be told without touching it.
-    pub(super) fn wants(&self, device: &DeviceName, scanned: &scan::Scanned) -> Step {
-        let attributes = &scanned.attributes;
-        let keeper = self.keeper(&attributes.port_path, attributes.address, scanned.authorized);
-        self.step(device, scanned.host_use.is_some(), keeper)
-    }
-
-    fn step(&self, device: &DeviceName, host_uses: bool, keeper: Keeper) -> Step {
-        let used_here = self.used.borrow().as_ref().map(|used| used.contains(device));
-        let idle = Idle { assigned: self.assigned(device), used_here, host_uses, keeper };
-        step(&idle, self.policy.returned)
+        self.records.facts().keeper(place, address, authorized)
     }
 
     /// Withholds or returns the device at a place, or neither. It is in no session, and nobody else works on it. True if
@@ -132,8 +122,8 @@ impl Custody {
     pub(super) async fn settle(&self, device: &DeviceName, place: &PortPath) -> Result<bool, String> {
         let _one = self.changing.lock().await;
         let Some((address, authorized)) = self.state(place).await? else { return Ok(false) };
-        let keeper = self.keeper(place, address, authorized);
-        match self.step(device, false, keeper) {
+        let look = self.look();
+        match look.step(device, false, look.facts.keeper(place, address, authorized)) {
             Step::Leave => return Ok(false),
             Step::Return => self.authorize(place).await?,
             // A disk that the node has mounted a moment ago stays with it; from here on it cannot mount it.
@@ -195,16 +185,29 @@ impl Custody {
         }
     }
 
-    /// Forgets what was withheld and is not there any more, or is lent.
+    /// Forgets what was withheld and is not there any more, or is lent. Asks sysfs about those that the inventory does not show
+    /// as withheld.
     ///
     /// # Errors
     /// The records could not be written; in words.
-    pub(super) async fn forget(&self) -> Result<(), String> {
+    pub(super) async fn forget(&self, inventory: &Inventory) -> Result<(), String> {
+        let shown: BTreeMap<_, _> = inventory
+            .devices
+            .iter()
+            .map(|(_, device)| (&device.attributes.port_path, (device.attributes.address, device.authorized)))
+            .collect();
+        let facts = self.records.facts();
+        let doubtful = facts.withheld.iter().filter(|(place, at)| shown.get(place) != Some(&(**at, false)));
+        let doubtful: BTreeSet<PortPath> = doubtful.map(|(place, _)| place.clone()).collect();
+        if doubtful.is_empty() {
+            return Ok(());
+        }
         let _one = self.changing.lock().await;
         let (root, records) = (self.root.clone(), self.records.clone());
         blocking(move || {
             let is_so = |place: &PortPath, at: BusAddress| custody::state(&root, place) == Some((at, false));
-            let forgotten = records.change(|facts| facts.withheld.retain(|place, at| is_so(place, *at)));
+            let keep = |place: &PortPath, at: BusAddress| !doubtful.contains(place) || is_so(place, at);
+            let forgotten = records.change(|facts| facts.withheld.retain(|place, at| keep(place, *at)));
             forgotten.map_err(|e| format!("records: {e}"))
         })
         .await
@@ -254,5 +257,30 @@ impl Custody {
     async fn authorize(&self, place: &PortPath) -> Result<(), String> {
         let (root, path) = (self.root.clone(), place.clone());
         blocking(move || authorize(&root, &path).map_err(|e| chain(&e))).await
+    }
+}
+
+/// What is decided by, read once for all devices.
+pub(super) struct Look {
+    facts: Arc<Facts>,
+    /// The devices that are assigned to a namespace; None before that is known.
+    assigned: Option<BTreeSet<DeviceName>>,
+    /// Those that pods and machines of this node have or are to get; None before that is known.
+    used: Option<BTreeSet<DeviceName>>,
+    returned: Returned,
+}
+
+impl Look {
+    /// What is to be done about a device that is in no session, as far as that can be told without touching it.
+    pub(super) fn wants(&self, device: &DeviceName, scanned: &scan::Scanned) -> Step {
+        let attributes = &scanned.attributes;
+        let keeper = self.facts.keeper(&attributes.port_path, attributes.address, scanned.authorized);
+        self.step(device, scanned.host_use.is_some(), keeper)
+    }
+
+    fn step(&self, device: &DeviceName, host_uses: bool, keeper: Keeper) -> Step {
+        let is_among = |all: &Option<BTreeSet<DeviceName>>| all.as_ref().map(|all| all.contains(device));
+        let (assigned, used_here) = (is_among(&self.assigned), is_among(&self.used));
+        step(&Idle { assigned, used_here, host_uses, keeper }, self.returned)
     }
 }

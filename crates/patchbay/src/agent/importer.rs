@@ -16,13 +16,14 @@ use patchbay_core::importer::{
 };
 use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_dra::Records as Journal;
+use patchbay_usb::scan::Scanned;
 use patchbay_usbip::status::{PortState, VhciPort};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::containers::given_here;
 use super::enumeration::Enumeration;
-use super::inventory::Inventory;
+use super::inventory::{self, Inventory};
 use super::machines::Machines;
 use super::moves::Moving;
 use super::pod_use::PodUse;
@@ -143,7 +144,7 @@ async fn observe(
     now: Instant,
 ) -> Observed {
     let of_attachments = eyes.pods.state().iter().filter_map(|pod| pods::vm_pod(pod)).collect::<BTreeSet<_>>();
-    let known = eyes.records.facts().machines;
+    let known = eyes.records.facts().machines.clone();
     let asked: BTreeSet<Uid> = known.union(&of_attachments).cloned().collect();
     let machines = eyes.machines.look(&asked).await;
     forget_machines(eyes, &known, &of_attachments, &machines);
@@ -177,9 +178,11 @@ async fn observe(
         (port.name, Port { occupied, record: facts.claim(port).cloned() })
     });
     // A device that is bound to usbip-host is on its way to or from another node.
-    let here = |d: &&(_, patchbay_usb::scan::Scanned)| d.1.driver.as_deref() != Some("usbip-host");
+    let here = |d: &&(_, Scanned)| d.1.driver.as_deref() != Some("usbip-host");
     let given = given_here(&eyes.node, &journal);
-    let kept = |(name, _): &(DeviceName, _)| Some((name.clone(), inventory.kept(name, &given)?.message(&eyes.node)));
+    let kept = |(name, scanned): &(DeviceName, Scanned)| {
+        Some((name.clone(), inventory::kept(name, scanned, &given)?.message(&eyes.node)))
+    };
     let pods = journal
         .iter()
         .filter_map(|(uid, record)| Some((Uid::new(uid), PodUse::of_record(&eyes.node, uid, record)?.source)));

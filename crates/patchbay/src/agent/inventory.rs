@@ -1,13 +1,14 @@
 //! What this node has: its devices under their names, and its vhci ports.
 //!
 //! Sysfs is the truth. The kernel's uevents, and whoever has just changed something, only say when to look; a rescan every
-//! 30 s is the net under them.
+//! 30 s is the net under them. A look at what has not changed costs little, and a storm of uevents leads to no more of them than
+//! a part of a processor can do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_core::device::{BusAddress, Device};
+use patchbay_core::device::{BusAddress, Device, PortPath};
 use patchbay_core::host_use::{self, HostUse, Keyboards};
 use patchbay_core::identity::{self, Published};
 use patchbay_core::names::{DeviceName, NodeName};
@@ -18,11 +19,16 @@ use patchbay_usb::scan::{Scan, Scanned, scan_with};
 use patchbay_usbip::status::{PortState, VhciPort};
 use patchbay_usbip::vhci::{self, VhciError};
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::records::{Facts, Records};
 
 /// The net under the uevents.
 const RESCAN: Duration = Duration::from_secs(30);
+/// After a look no uevent leads to another one for so many times as long as it took: a storm costs a fifth of a processor.
+const REST: u32 = 4;
+/// A look that had to wait for the kernel is no reason to look away for long.
+const LONGEST_REST: Duration = Duration::from_millis(200);
 
 /// The ports of each half that are offered, as the platform documents.
 const MAX_PORTS: usize = 8;
@@ -62,19 +68,12 @@ impl Inventory {
         self.ports.iter().find(|p| p.name == port).map(|p| p.state == PortState::Free)
     }
 
-    /// What the node does with a device itself, so that nobody else can have it. `given` are those that containers of ours
-    /// have.
-    pub(super) fn kept(&self, name: &DeviceName, given: &BTreeMap<DeviceName, BusAddress>) -> Option<&HostUse> {
-        let scanned = self.device(name)?;
-        host_use::kept(scanned.host_use.as_ref(), scanned.attributes.address, given.get(name).copied())
-    }
-
     /// What is published of the devices.
     pub(super) fn published(&self, given: &BTreeMap<DeviceName, BusAddress>) -> Vec<Device> {
         let device = |(name, scanned): &(DeviceName, Scanned)| Device {
             name: name.clone(),
             attributes: scanned.attributes.clone(),
-            not_ready: self.kept(name, given).cloned(),
+            not_ready: kept(name, scanned, given).cloned(),
         };
         self.devices.iter().map(device).collect()
     }
@@ -95,6 +94,15 @@ impl Inventory {
     }
 }
 
+/// What the node does with a device itself, so that nobody else can have it. `given` are those that containers of ours have.
+pub(super) fn kept<'d>(
+    name: &DeviceName,
+    scanned: &'d Scanned,
+    given: &BTreeMap<DeviceName, BusAddress>,
+) -> Option<&'d HostUse> {
+    host_use::kept(scanned.host_use.as_ref(), scanned.attributes.address, given.get(name).copied())
+}
+
 /// Looks, names, and hands on what it found, for as long as somebody listens.
 pub(super) async fn run(
     root: SysRoot,
@@ -109,6 +117,7 @@ pub(super) async fn run(
     loop {
         let (root, node, records, before) = (root.clone(), node.clone(), records.clone(), inventory.borrow().clone());
         let consoles = consoles.clone();
+        let begun = Instant::now();
         match tokio::task::spawn_blocking(move || look(&root, &node, &consoles, &records, &before)).await {
             Ok(found) => {
                 inventory.send_if_modified(|now| {
@@ -123,17 +132,28 @@ pub(super) async fn run(
             }
             Err(error) => tracing::error!(%error, "the scan of USB devices ended early"),
         }
+        let rested = Instant::now() + rest(begun.elapsed());
+        let hint = async {
+            sleep_until(rested).await;
+            hints.next().await
+        };
         tokio::select! {
-            _ = hints.next() => {}
+            _ = hint => {}
             () = rescan.notified() => {}
-            () = tokio::time::sleep(RESCAN) => {}
+            () = sleep(RESCAN) => {}
             () = inventory.closed() => return,
         }
     }
 }
 
+/// For how long uevents can wait after a look that took so long.
+fn rest(took: Duration) -> Duration {
+    (took * REST).min(LONGEST_REST)
+}
+
 fn look(root: &SysRoot, node: &NodeName, consoles: &Keyboards, records: &Records, before: &Inventory) -> Inventory {
-    let Scan { devices, mut problems, .. } = scan_with(root, consoles);
+    let known = before.devices.iter().map(|(_, scanned)| scanned);
+    let Scan { devices, mut problems, .. } = scan_with(root, consoles, known);
     let ports = vhci::ports(root).unwrap_or_else(|error| {
         problems.push(error.to_string());
         match error {
@@ -142,13 +162,14 @@ fn look(root: &SysRoot, node: &NodeName, consoles: &Keyboards, records: &Records
             _ => before.ports.clone(),
         }
     });
-    let known = records.facts().names;
-    let published: Vec<Published> =
-        known.iter().map(|(name, path)| Published { name: name.clone(), port_path: path.clone() }).collect();
-    let attributes: Vec<_> = devices.iter().map(|d| d.attributes.clone()).collect();
-    let names = identity::assign(node, &attributes, &published);
-    let places = names.iter().cloned().zip(attributes.into_iter().map(|a| a.port_path)).collect();
-    if let Err(error) = records.change(|facts| facts.names = places) {
+    let facts = records.facts();
+    let names = names(node, &devices, before, &facts);
+    let places = || names.iter().zip(devices.iter().map(|device| &device.attributes.port_path));
+    let remembered = places().all(|(name, place)| facts.names.get(name) == Some(place));
+    if (!remembered || facts.names.len() != names.len())
+        && let Err(error) =
+            records.change(|facts| facts.names = places().map(|(name, place)| (name.clone(), place.clone())).collect())
+    {
         problems.push(format!("names cannot be remembered: {error}"));
     }
     Inventory {
@@ -159,13 +180,27 @@ fn look(root: &SysRoot, node: &NodeName, consoles: &Keyboards, records: &Records
     }
 }
 
+/// The names of devices, in their order. The same devices have the same names: see [`identity`].
+fn names(node: &NodeName, devices: &[Scanned], before: &Inventory, facts: &Facts) -> Vec<DeviceName> {
+    let same = |(now, (_, before)): (&Scanned, &(_, Scanned))| now.attributes == before.attributes;
+    if devices.len() == before.devices.len() && devices.iter().zip(&before.devices).all(same) {
+        return before.devices.iter().map(|(name, _)| name.clone()).collect();
+    }
+    let published = |(name, path): (&DeviceName, &PortPath)| Published { name: name.clone(), port_path: path.clone() };
+    let published: Vec<_> = facts.names.iter().map(published).collect();
+    let attributes: Vec<_> = devices.iter().map(|device| device.attributes.clone()).collect();
+    identity::assign(node, &attributes, &published)
+}
+
 /// Logs what came, what went, and what went wrong anew.
 fn tell(before: &Inventory, now: &Inventory) {
-    for (name, scanned) in now.devices.iter().filter(|(name, _)| before.device(name).is_none()) {
+    let names = |inventory: &Inventory| inventory.devices.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>();
+    let (old, new) = (names(before), names(now));
+    for (name, scanned) in now.devices.iter().filter(|(name, _)| !old.contains(name)) {
         let a = &scanned.attributes;
         tracing::info!(device = %name, id = %format_args!("{}:{}", a.vendor_id, a.product_id), port = %a.port_path, speed = %a.speed, "device found");
     }
-    for (name, _) in before.devices.iter().filter(|(name, _)| now.device(name).is_none()) {
+    for name in old.difference(&new) {
         tracing::info!(device = %name, "device gone");
     }
     for problem in now.problems.iter().filter(|p| !before.problems.contains(p)) {
@@ -193,6 +228,37 @@ mod tests {
         ours.iter().for_each(|index| facts.own(name(*index), "claim".into(), 0));
         let offered = inventory.offered(&facts);
         offered.into_iter().map(|p| p.name.index).collect()
+    }
+
+    #[test]
+    fn a_storm_costs_a_fifth_of_a_processor_and_one_slow_look_does_not_make_the_next_one_late() {
+        let ms = Duration::from_millis;
+        for (took, rested) in [(1, 4), (10, 40), (50, 200), (5000, 200)] {
+            assert_eq!(rest(ms(took)), ms(rested));
+        }
+    }
+
+    #[test]
+    fn a_look_at_what_has_not_changed_finds_the_same_and_writes_nothing() {
+        let (fixture, folder) = (Fixture::new(), tempfile::tempdir().unwrap());
+        let path = folder.path().join("records.json");
+        let records = Records::open(path.clone()).unwrap();
+        let node = NodeName::new("node-1");
+        let again = |before: &Inventory| look(fixture.root(), &node, &Keyboards::Free, &records, before);
+        let stick = fixture.device("1-1");
+        stick.strings("Acme", "Stick", "AB12");
+        // The same serial number: it is known by its port, also when it is the only one.
+        fixture.device("1-2").strings("Acme", "Stick", "AB12");
+        let first = again(&Inventory::default());
+        assert_eq!((first.devices.len(), records.facts().names.len()), (2, 2));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(again(&first), first);
+        assert!(!path.exists());
+        stick.unplug("1-1");
+        let second = again(&first);
+        assert_eq!(second.devices, first.devices[1..]);
+        assert_eq!(records.facts().names.len(), 1);
+        assert!(path.exists());
     }
 
     #[test]

@@ -32,6 +32,7 @@ use patchbay_qmp::Monitor;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::pods::lighten;
 use super::steps::publish;
 
 /// What the moves of one node share.
@@ -100,7 +101,8 @@ impl Moves {
     ) -> Arc<Self> {
         let (pods, writer) = reflector::store();
         let selection = watcher::Config::default().labels(keys::VM_NAME).fields(&format!("spec.nodeName={node}"));
-        let events = reflector(writer, watcher(Api::<Pod>::all(client.clone()), selection)).default_backoff();
+        let events =
+            reflector(writer, watcher(Api::<Pod>::all(client.clone()), selection).modify(lighten)).default_backoff();
         let (changed, loads) = (watch::channel(0).0, Mutex::default());
         let moves = Arc::new(Self { node, client, credentials, port, folder, pods, changed, loads });
         let woken = moves.clone();

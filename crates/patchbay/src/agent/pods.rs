@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 pub(super) fn watch(client: Client, node: &NodeName, wake: Arc<Notify>) -> reflector::Store<Pod> {
     let (store, writer) = reflector::store();
     let selection = watcher::Config::default().labels(keys::ATTACHMENT).fields(&format!("spec.nodeName={node}"));
-    let pods = reflector(writer, watcher(Api::<Pod>::all(client), selection)).default_backoff();
+    let pods = reflector(writer, watcher(Api::<Pod>::all(client), selection).modify(lighten)).default_backoff();
     tokio::spawn(pods.for_each(move |event| {
         if let Err(error) = event {
             tracing::warn!(%error, "watch of attachment pods: the last state is kept");
@@ -29,6 +29,11 @@ pub(super) fn watch(client: Client, node: &NodeName, wake: Arc<Notify>) -> refle
         std::future::ready(())
     }));
     store
+}
+
+/// Takes from a pod what is a good part of it and what nobody here reads: who has written which field.
+pub(super) fn lighten(pod: &mut Pod) {
+    pod.metadata.managed_fields = None;
 }
 
 /// The uid of the pod that an attachment pod plugs its device into.

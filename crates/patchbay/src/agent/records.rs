@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use patchbay_core::custody::{Keeper, keeper};
 use patchbay_core::device::{BusAddress, PortPath};
 use patchbay_core::importer::is_ours;
 use patchbay_core::names::{ClaimRef, DeviceName, NodeName, Uid};
@@ -86,6 +87,11 @@ impl Facts {
         self.devids.remove(&port);
     }
 
+    /// Who has the device with this address at a place.
+    pub(super) fn keeper(&self, place: &PortPath, address: BusAddress, authorized: bool) -> Keeper {
+        keeper(address, authorized, self.withheld.get(place).copied())
+    }
+
     /// What a port was used for last, whatever there is now.
     pub(super) fn last_claim(&self, port: PortName) -> Option<&Uid> {
         self.ports.get(&port)
@@ -102,7 +108,8 @@ impl Facts {
 #[derive(Clone, Debug)]
 pub(super) struct Records {
     path: Arc<Path>,
-    facts: Arc<Mutex<Facts>>,
+    /// Shared with whoever reads them, and never changed: a change makes new ones.
+    facts: Arc<Mutex<Arc<Facts>>>,
 }
 
 impl Records {
@@ -125,11 +132,11 @@ impl Records {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Facts::default(),
             Err(error) => return Err(error),
         };
-        Ok(Self { path: path.into(), facts: Arc::new(Mutex::new(facts)) })
+        Ok(Self { path: path.into(), facts: Arc::new(Mutex::new(Arc::new(facts))) })
     }
 
     /// The facts now.
-    pub(super) fn facts(&self) -> Facts {
+    pub(super) fn facts(&self) -> Arc<Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -139,14 +146,14 @@ impl Records {
     /// The file cannot be written; the facts are then as before.
     pub(super) fn change(&self, change: impl FnOnce(&mut Facts)) -> io::Result<()> {
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = facts.clone();
+        let mut next = Facts::clone(&facts);
         change(&mut next);
-        if next == *facts {
+        if next == **facts {
             return Ok(());
         }
         let text = serde_json::to_vec_pretty(&next)?;
         atomic_file::replace(&self.path, &text, 0o600)?;
-        *facts = next;
+        *facts = Arc::new(next);
         Ok(())
     }
 }
@@ -170,7 +177,7 @@ mod tests {
         assert!(facts.withheld.is_empty() && facts.devids.is_empty(), "a former agent knew nothing of that");
         assert_eq!(facts.ports, records.facts().ports);
         fs::write(&path, b"{\"version\":99}").unwrap();
-        assert_eq!(Records::open(path.clone()).unwrap().facts(), Facts::default());
+        assert_eq!(*Records::open(path.clone()).unwrap().facts(), Facts::default());
         assert!(path.with_extension("unreadable").exists());
     }
 

@@ -15,7 +15,7 @@ use patchbay_usbip::vhci;
 use tokio::sync::watch;
 
 use super::containers::given_here;
-use super::inventory::Inventory;
+use super::inventory::{Inventory, kept};
 use super::records::Records;
 use crate::metrics::NodeSight;
 
@@ -43,7 +43,7 @@ impl Sight {
         let expires = self.credentials.now().map(|identity| identity.validity().not_after);
         let mut sight = NodeSight { certificate: expires.unwrap_or_default(), ..NodeSight::default() };
         for (name, scanned) in &inventory.devices {
-            let how = match inventory.kept(name, &given) {
+            let how = match kept(name, scanned, &given) {
                 _ if facts.exports.contains_key(&scanned.attributes.port_path) => "lent",
                 Some(_) => "kept",
                 None => "open",

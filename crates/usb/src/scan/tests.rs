@@ -47,6 +47,47 @@ fn a_device_is_read_with_all_it_says() {
 }
 
 #[test]
+fn of_a_device_that_was_found_before_only_what_changes_is_read_until_it_is_another_one() {
+    let node = Fixture::new();
+    let stick = node.device("1-2");
+    stick.strings("Acme", "Stick", "AB12").set("devnum", "17\n");
+    let mut known = scan(node.root()).devices;
+    let mut again = || {
+        let scan = scan_with(node.root(), &Keyboards::Free, &known);
+        assert_eq!((scan.problems.len(), scan.devices.len()), (0, 1));
+        known = scan.devices;
+        let device = known[0].clone();
+        (device.attributes.product.unwrap_or_default(), device.driver.unwrap_or_default(), device.authorized)
+    };
+    let is = |product: &str, driver: &str, authorized| (product.to_owned(), driver.to_owned(), authorized);
+    assert_eq!(again(), is("Stick", "usb", true));
+    // The kernel does not do the first of these.
+    stick.set("product", "Disk\n").set("authorized", "0\n").driver(Some("usbip-host"));
+    assert_eq!(again(), is("Stick", "usbip-host", false));
+    stick.set("devnum", "18\n");
+    assert_eq!(again(), is("Disk", "usbip-host", false));
+    // Another folder of the same name.
+    let folder = node.root().path(stick.folder());
+    std::fs::rename(&folder, folder.with_extension("former")).unwrap();
+    node.device("1-2").strings("Acme", "Mouse", "AB13").set("devnum", "18\n");
+    assert_eq!(again(), is("Mouse", "usb", true));
+}
+
+#[test]
+fn what_could_not_be_read_is_read_again() {
+    let node = Fixture::new();
+    let stick = node.device("1-2");
+    // Reading a folder is an error, and no sign that there is nothing.
+    node.write(&format!("{}/serial/folder", stick.folder()), "");
+    let known = scan(node.root()).devices;
+    assert_eq!(known[0].attributes.serial, None);
+    std::fs::remove_dir_all(node.root().path(stick.folder()).join("serial")).unwrap();
+    stick.set("serial", "AB12\n");
+    let found = scan_with(node.root(), &Keyboards::Free, &known).devices;
+    assert_eq!(found[0].attributes.serial.as_deref(), Some("AB12"));
+}
+
+#[test]
 fn hubs_root_hubs_and_interfaces_are_left_out_and_what_is_behind_a_hub_is_not() {
     let node = Fixture::new();
     node.device("1-1").set("bDeviceClass", "09\n");
@@ -377,14 +418,14 @@ mod host_use {
         ];
         for (configured, expected) in table {
             let consoles = configured.parse().unwrap();
-            let found = scan_with(node.root(), &consoles).devices;
+            let found = scan_with(node.root(), &consoles, []).devices;
             let uses: Vec<_> = found.iter().map(|d| d.host_use.as_ref().map(ToString::to_string)).collect();
             assert_eq!(uses, expected.map(|text| text.map(str::to_owned)), "{configured}");
             let claimed = claim(node.root(), &"1-1".parse().unwrap(), &consoles);
             assert_eq!(claimed.is_err(), expected[0].is_some(), "{configured}");
         }
         node.write("proc/bus/input/devices", b"I: Vendor=46f4\n\nS: Sysfs=/\nH: Handlers=kbd\n\n\xff\nI: \n\n");
-        assert!(scan_with(node.root(), &Keyboards::All).devices.iter().all(|d| d.host_use.is_none()), "odd tables");
+        assert!(scan_with(node.root(), &Keyboards::All, []).devices.iter().all(|d| d.host_use.is_none()), "odd tables");
     }
 
     #[test]

@@ -32,12 +32,14 @@ pub(in crate::agent) async fn run(exports: Arc<Exports>) {
 
 impl Exports {
     async fn look_at_idle(&self) {
-        if let Err(why) = self.custody.forget().await {
+        let inventory = self.inventory.borrow().clone();
+        if let Err(why) = self.custody.forget(&inventory).await {
             tracing::warn!(why, "what is withheld no more is not forgotten");
         }
-        let inventory = self.inventory.borrow().clone();
+        let look = self.custody.look();
         for (device, scanned) in &inventory.devices {
-            if self.custody.wants(device, scanned) != Step::Leave
+            // Whoever changes something looks again.
+            if look.wants(device, scanned) != Step::Leave
                 && let Err(why) = self.settle(device, &scanned.attributes.port_path).await
             {
                 tracing::warn!(device = %device, why, "not handed over; trying again");

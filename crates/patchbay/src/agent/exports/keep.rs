@@ -48,7 +48,7 @@ impl Exports {
     /// Looks at every lent device once, at all at the same time: one that is slow delays no other. True if one is about to
     /// change.
     async fn look(&self) -> bool {
-        let exports = self.records.facts().exports;
+        let exports = self.records.facts().exports.clone();
         let looks = exports.into_iter().map(|(place, export)| self.look_at(place, export));
         join_all(looks).await.contains(&true)
     }

@@ -17,6 +17,7 @@ use super::Moves;
 use super::marks;
 use super::qemu::Connection;
 use super::said::Said;
+use crate::agent::pods::lighten;
 use crate::agent::steps::{blocking, chain};
 use crate::vm::marks::ARRIVED;
 
@@ -40,7 +41,7 @@ impl Siblings {
         let (pods, writer) = reflector::store();
         let namespaced = Api::<Pod>::namespaced(moves.client.clone(), machine.pod.namespace.as_str());
         let selection = watcher::Config::default().labels(&format!("{}={}", keys::VM_NAME, machine.vm));
-        let events = reflector(writer, watcher(namespaced, selection)).default_backoff();
+        let events = reflector(writer, watcher(namespaced, selection).modify(lighten)).default_backoff();
         let woken = moves.clone();
         let watcher = tokio::spawn(events.for_each(move |event| {
             if let Err(error) = event {
