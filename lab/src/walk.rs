@@ -15,9 +15,9 @@
 //!
 //! All but the last two are pure. A step is done; then objects and guests are looked at until they are as expected, or the
 //! deadline is over. Whoever has a device has read all of it. No two guests have one device at one time, none reads anything wrong,
-//! none starts anew by itself, and none loses a device that the step has nothing to do with, be it for a moment. `kubectl usb why` has the reason of whatever
-//! a machine lists and has not got. Each fifty steps, and at the end, everything is detached: nothing may be left, and our
-//! processes may not have grown.
+//! none starts anew by itself (unless by a known defect of QEMU's, which is counted), and none loses a device that the step has
+//! nothing to do with, be it for a moment. `kubectl usb why` has the reason of whatever a machine lists and has not got. Each
+//! fifty steps, and at the end, everything is detached: nothing may be left, and our processes may not have grown.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -58,6 +58,7 @@ use model::Model;
 use operation::Operation;
 use seen::{Label, Labels, Seen, Witnesses};
 use things::{Device, Machine, Process, Space};
+use witness::Change;
 
 /// The lab that a walk needs.
 pub const NEEDS: Needs = Needs { nodes: 3, ..Needs::ORDINARY };
@@ -85,6 +86,8 @@ struct Walk<'l> {
     explained: BTreeMap<(Machine, Device), Option<String>>,
     /// What our processes took up when they were warm.
     warm: Option<Footprint>,
+    /// How often QEMU has ended by a defect of its own.
+    aborted: usize,
     /// The steps so far, a line each.
     trail: Vec<String>,
     begun: Instant,
@@ -112,6 +115,7 @@ pub fn walk(lab: &Lab, seed: u64, steps: u32, pace: Pace) -> Result<()> {
     let before = walk.path.model.clone();
     walk.path.model.apply(&Operation::Rest);
     walk.step(steps + 1, &before, &Operation::Rest).map_err(|error| walk.failure(&again, error))?;
+    say(&format!("{steps} steps; QEMU has ended {} times by a defect of its own", walk.aborted));
     walk.first.end()?;
     walk.second.end()
 }
@@ -156,6 +160,7 @@ impl<'l> Walk<'l> {
             hands: Hands::new(),
             explained: BTreeMap::new(),
             warm: None,
+            aborted: 0,
             trail: Vec::new(),
             begun: Instant::now(),
         };
@@ -190,6 +195,10 @@ impl<'l> Walk<'l> {
             })
         };
         let may_boot = |machine: Machine| before.may_boot(operation, machine);
+        for aborted in said.iter().filter(|said| said.change == Change::Aborted) {
+            self.aborted += 1;
+            say(&format!("      QEMU has ended the guest of {} by a defect of its own", aborted.machine));
+        }
         let complaints = history::complaints(&self.hands, said, may_boot, may_blink);
         let complaints = complaints.join("; ");
         let holders =
