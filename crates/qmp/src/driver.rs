@@ -1,13 +1,17 @@
 //! The task that owns a monitor's socket.
 //!
-//! States: `greeting -> negotiating -> idle <-> waiting for one answer -> closed`.
+//! States: `greeting -> negotiating -> idle <-> waiting for answers -> closed`.
+//!
+//! Commands are written without waiting for the answers to those before: each answer that is waited for costs a busy node several
+//! changes from one process to another. QEMU does them, and answers, one after the other.
 //!
 //! Invariants:
-//! * one command at a time is under way, so a descriptor that travels with a command cannot be taken by another one;
-//! * every command has a deadline from the moment it is written, and a missed one closes the connection, because the
-//!   answer to it could come at any time later;
+//! * one command with a descriptor at a time is under way, so that the descriptor cannot be taken by another one;
+//! * every command has a deadline from the moment it is written and all before it are answered, and a missed one closes the
+//!   connection, because the answer to it could come at any time later;
 //! * whatever ends the task, the reason is published before the queue closes, so no caller finds the end without it.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -27,6 +31,8 @@ use crate::message::{Event, Message};
 
 /// Commands that may wait for their turn; callers wait when it is full.
 const QUEUE: usize = 16;
+/// Commands that may be under way; they fit into the socket's buffer.
+const UNDER_WAY: usize = 32;
 /// Events kept for a slow listener; it is told when it missed some.
 const EVENTS: usize = 64;
 
@@ -47,11 +53,12 @@ pub(crate) struct Ends {
     pub(crate) closed: watch::Receiver<Option<Arc<str>>>,
 }
 
-/// The command that was written and not answered yet.
+/// A command that was written and not answered yet.
 struct Pending {
     id: u64,
     execute: &'static str,
-    deadline: Instant,
+    /// Whether a descriptor came with it.
+    carries: bool,
     reply: oneshot::Sender<Result<Value, QmpError>>,
 }
 
@@ -60,7 +67,14 @@ struct Driver {
     lines: Lines,
     patience: Duration,
     last_id: u64,
-    pending: Option<Pending>,
+    /// The oldest first.
+    pending: VecDeque<Pending>,
+    /// When the oldest must have been answered.
+    deadline: Instant,
+    /// The next command, if it has to wait.
+    next: Option<Command>,
+    /// Whether there are handles yet.
+    wanted: bool,
     events: broadcast::Sender<Event>,
 }
 
@@ -69,8 +83,17 @@ struct Driver {
 /// The task ends when the connection does, or when all handles are gone.
 pub(crate) async fn start(stream: UnixStream, patience: Duration) -> Result<Ends, QmpError> {
     let (events, _) = broadcast::channel(EVENTS);
-    let mut driver =
-        Driver { stream, lines: Lines::default(), patience, last_id: 0, pending: None, events: events.clone() };
+    let mut driver = Driver {
+        stream,
+        lines: Lines::default(),
+        patience,
+        last_id: 0,
+        pending: VecDeque::new(),
+        deadline: Instant::now(),
+        next: None,
+        wanted: true,
+        events: events.clone(),
+    };
     match timeout_at(Instant::now() + patience, driver.greeting()).await {
         Ok(greeted) => greeted.map_err(|reason| QmpError::Closed { reason: reason.into() })?,
         Err(_) => {
@@ -119,19 +142,28 @@ impl Driver {
         while let Some(message) = self.next_message()? {
             self.handle(message)?;
         }
-        let deadline = self.pending.as_ref().map(|pending| pending.deadline);
+        let may_go = |command: &mut Command| command.descriptor.is_none() || !self.pending.iter().any(|p| p.carries);
+        if let Some(command) = self.next.take_if(may_go) {
+            return self.send(command).await.map(|()| true);
+        }
+        let idle = self.pending.is_empty();
+        if idle && !self.wanted {
+            return Ok(false);
+        }
+        let room = self.wanted && self.next.is_none() && self.pending.len() < UNDER_WAY;
         tokio::select! {
             read = self.stream.readable() => read.map_err(|error| error.to_string())?,
-            command = queue.recv(), if deadline.is_none() => match command {
-                Some(command) => return self.send(command).await.map(|()| true),
-                None => return Ok(false),
-            },
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return Err(self.give_up()),
+            command = queue.recv(), if room => {
+                self.wanted = command.is_some();
+                self.next = command;
+                return Ok(true);
+            }
+            () = sleep_until(self.deadline), if !idle => return Err(self.give_up()),
         }
         self.read().await.map(|()| true)
     }
 
-    /// Writes a command; from here on its deadline runs.
+    /// Writes a command.
     async fn send(&mut self, command: Command) -> Result<(), String> {
         let Command { execute, arguments, descriptor, reply } = command;
         if reply.is_closed() {
@@ -140,9 +172,11 @@ impl Driver {
         self.last_id = self.last_id.wrapping_add(1);
         let mut line = json!({"execute": execute, "arguments": arguments, "id": self.last_id}).to_string();
         line.push('\n');
-        let deadline = Instant::now() + self.patience;
-        self.pending = Some(Pending { id: self.last_id, execute, deadline, reply });
-        match timeout_at(deadline, write(&self.stream, line.as_bytes(), descriptor)).await {
+        if self.pending.is_empty() {
+            self.deadline = Instant::now() + self.patience;
+        }
+        self.pending.push_back(Pending { id: self.last_id, execute, carries: descriptor.is_some(), reply });
+        match timeout_at(self.deadline, write(&self.stream, line.as_bytes(), descriptor)).await {
             Ok(written) => written.map_err(|error| format!("cannot write {execute}: {error}")),
             Err(_) => Err(self.give_up()),
         }
@@ -156,8 +190,9 @@ impl Driver {
                 event.map(|event| self.events.send(event));
                 Ok(())
             }
-            Message::Answer { id, outcome } => match self.pending.take() {
+            Message::Answer { id, outcome } => match self.pending.pop_front() {
                 Some(pending) if pending.id == id => {
+                    self.deadline = Instant::now() + self.patience;
                     let Pending { execute: command, reply, .. } = pending;
                     let outcome = outcome.map_err(|refusal| QmpError::Refused {
                         command,
@@ -175,7 +210,7 @@ impl Driver {
 
     /// Tells the one who waits that the time is up.
     fn give_up(&mut self) -> String {
-        let Some(Pending { execute: command, reply, .. }) = self.pending.take() else {
+        let Some(Pending { execute: command, reply, .. }) = self.pending.pop_front() else {
             return "no answer in time".into();
         };
         drop(reply.send(Err(QmpError::Timeout { command, patience: self.patience })));

@@ -52,7 +52,9 @@ impl Fake {
                 let execute = command["execute"].as_str().unwrap();
                 let replies = match execute {
                     "qmp_capabilities" => vec![done(&json!({}))],
-                    _ => answer(execute, &command["arguments"], descriptors.lock().unwrap().pop()),
+                    // A descriptor may have come while an earlier command was answered.
+                    "add-fd" | "getfd" => answer(execute, &command["arguments"], descriptors.lock().unwrap().pop()),
+                    _ => answer(execute, &command["arguments"], None),
                 };
                 for reply in &replies {
                     let text = reply.replace("\"ID\"", &command["id"].to_string());
@@ -124,6 +126,8 @@ pub(crate) struct FakeQemu {
     pub(crate) arrived: Vec<u64>,
     /// Commands that changed something.
     pub(crate) log: Vec<String>,
+    /// Refuse descriptors.
+    pub(crate) refuse_fd: bool,
     /// Refuse the next `device_add`.
     pub(crate) refuse_add: bool,
 }
@@ -137,6 +141,10 @@ impl FakeQemu {
         })
     }
 
+    fn has_set(&self, path: &str) -> bool {
+        self.sets.iter().any(|(set, _)| path == format!("/dev/fdset/{set}"))
+    }
+
     fn answer(&mut self, execute: &str, arguments: &Value, descriptor: Option<OwnedFd>) -> Vec<String> {
         let text = |field: &str| arguments[field].as_str().unwrap_or_default().to_owned();
         if matches!(execute, "add-fd" | "remove-fd" | "device_add" | "device_del") {
@@ -144,11 +152,12 @@ impl FakeQemu {
         }
         match execute {
             "add-fd" => {
-                let Some(descriptor) = descriptor else {
+                let Some(descriptor) = descriptor.filter(|_| !self.refuse_fd) else {
                     return vec![refused("GenericError", "No file descriptor supplied via SCM_RIGHTS")];
                 };
                 self.arrived.push(rustix::fs::fstat(&descriptor).unwrap().st_ino);
-                let set = (0..).find(|set| self.sets.iter().all(|(taken, _)| taken != set)).unwrap();
+                let set = arguments["fdset-id"].as_u64().unwrap().try_into().unwrap();
+                assert!(self.sets.iter().all(|(taken, _)| *taken != set), "two descriptors in one set");
                 self.sets.push((set, text("opaque")));
                 vec![done(&json!({"fdset-id": set, "fd": 15}))]
             }
@@ -164,12 +173,14 @@ impl FakeQemu {
             "device_add" if std::mem::take(&mut self.refuse_add) => {
                 vec![refused("GenericError", "failed to open the device")]
             }
+            "device_add" if !self.has_set(&text("hostdevice")) => {
+                vec![refused("GenericError", "Could not open '/dev/fdset/0': Bad file descriptor")]
+            }
             "device_add" => {
                 assert_eq!((text("driver").as_str(), text("bus").as_str()), ("usb-host", "usb0.0"));
                 assert!(self.ports.values().all(|port| *port != text("port")), "two devices in one port");
                 self.ports.insert(text("id"), text("port"));
                 let set = text("hostdevice").strip_prefix("/dev/fdset/").unwrap().parse().unwrap();
-                assert!(self.sets.iter().any(|(there, _)| *there == set));
                 assert!(self.devices.iter().all(|(id, ..)| *id != text("id")));
                 self.devices.push((text("id"), set, true));
                 vec![done(&json!({}))]

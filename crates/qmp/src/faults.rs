@@ -86,6 +86,27 @@ async fn endless_events_instead_of_an_answer_gain_no_time() {
 }
 
 #[tokio::test]
+async fn commands_do_not_wait_for_the_answers_to_those_before() {
+    let fake = Fake::raw(|mut stream| {
+        negotiate(&mut stream);
+        let mut commands = Vec::new();
+        while commands.iter().filter(|byte| **byte == b'\n').count() < 3 {
+            let mut some = [0; 200];
+            let read = stream.read(&mut some).unwrap();
+            commands.extend_from_slice(&some[..read]);
+        }
+        for id in 2..5 {
+            let answer = format!("{{\"return\": {{\"status\": \"{id}\", \"running\": true}}, \"id\": {id}}}\n");
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+        wait_for_end(stream);
+    });
+    let monitor = fake.connect(PATIENCE).await.unwrap();
+    let asked = tokio::try_join!(monitor.query_status(), monitor.query_status(), monitor.query_status()).unwrap();
+    assert_eq!([asked.0.status, asked.1.status, asked.2.status], ["2", "3", "4"]);
+}
+
+#[tokio::test]
 async fn a_missed_answer_is_a_timeout_and_closes_the_connection() {
     let fake = Fake::raw(|mut stream| {
         negotiate(&mut stream);
@@ -296,6 +317,26 @@ async fn a_refused_device_leaves_no_descriptor_in_qemu() {
 }
 
 #[tokio::test]
+async fn a_refused_descriptor_is_told_and_there_is_no_device() {
+    let (state, monitor, file, _fake) = qemu(FakeQemu { refuse_fd: true, ..FakeQemu::default() }).await;
+    let refused = usb::plug(&monitor, "stick", file.as_fd(), "005-002").await;
+    assert!(matches!(refused, Err(QmpError::Refused { command: "add-fd", .. })), "{refused:?}");
+    assert!(state.lock().unwrap().devices.is_empty());
+}
+
+#[tokio::test]
+async fn a_device_is_known_by_the_set_it_has_opened_when_two_carry_its_name() {
+    let note = |set, number| (set, format!("patchbay:stick:005-{number}"));
+    let state = FakeQemu {
+        devices: vec![("usb-stick".into(), 3, true)],
+        sets: vec![note(2, "001"), note(3, "002")],
+        ..FakeQemu::default()
+    };
+    let (_state, monitor, _file, _fake) = qemu(state).await;
+    assert_eq!(usb::plugged(&monitor).await.unwrap()[0].tag, "005-002");
+}
+
+#[tokio::test]
 async fn devices_that_are_plugged_at_once_take_ports_of_their_own() {
     let (state, monitor, file, _fake) = qemu(FakeQemu::default()).await;
     let mut tasks = tokio::task::JoinSet::new();
@@ -315,7 +356,11 @@ async fn descriptors_keep_to_their_command_when_many_are_sent_at_once() {
     let mut tasks = tokio::task::JoinSet::new();
     for (n, file) in files.iter().enumerate() {
         let (monitor, file) = (monitor.clone(), file.try_clone().unwrap());
-        tasks.spawn(async move { (n, monitor.add_fd(file.as_fd(), &n.to_string()).await.unwrap()) });
+        tasks.spawn(async move {
+            let set = FdSet(n.try_into().unwrap());
+            monitor.add_fd(file.as_fd(), set, &n.to_string()).await.unwrap();
+            (n, set)
+        });
     }
     let sets: Vec<(usize, FdSet)> = tasks.join_all().await;
     let state = state.lock().unwrap();

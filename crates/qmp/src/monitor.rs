@@ -115,22 +115,17 @@ impl Monitor {
         self.execute("qom-set", json!({"path": path, "property": property, "value": value}), None).await.map(drop)
     }
 
-    /// Gives QEMU a copy of a descriptor, in a new set, with a note that [`Monitor::query_fdsets`] shows.
+    /// Gives QEMU a copy of a descriptor, into `set`, with a note that [`Monitor::query_fdsets`] shows. A set that is not
+    /// there is made.
     ///
     /// # Errors
     /// See [`Monitor`]. A descriptor that cannot be duplicated closes nothing.
-    pub async fn add_fd(&self, descriptor: BorrowedFd<'_>, opaque: &str) -> Result<FdSet, QmpError> {
-        #[derive(Deserialize)]
-        struct Added {
-            #[serde(rename = "fdset-id")]
-            set: FdSet,
-        }
+    pub async fn add_fd(&self, descriptor: BorrowedFd<'_>, set: FdSet, opaque: &str) -> Result<(), QmpError> {
         let copy = descriptor.try_clone_to_owned().map_err(|error| QmpError::Nonsense {
             command: "add-fd",
             what: format!("cannot duplicate the descriptor for it: {error}"),
         })?;
-        let added: Added = self.ask("add-fd", json!({ "opaque": opaque }), Some(copy)).await?;
-        Ok(added.set)
+        self.execute("add-fd", json!({ "fdset-id": set.0, "opaque": opaque }), Some(copy)).await.map(drop)
     }
 
     /// Drops a set. What a device has opened from it stays open until the device is gone; while the guest is paused QEMU

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::fake::PATIENCE;
 use crate::usb::{self, PORTS, bus_id};
-use crate::{Monitor, QmpError};
+use crate::{FdSet, Monitor, QmpError};
 
 /// A machine without a guest, but with the controllers of our virtual machines.
 pub(crate) struct Qemu {
@@ -75,8 +75,9 @@ async fn qemu_takes_a_descriptor_shows_its_note_and_gives_it_back() {
     let qemu = Qemu::start().await;
     let null = File::open("/dev/null").unwrap();
     assert_eq!(qemu.monitor.query_fdsets().await.unwrap(), []);
-    let set = qemu.monitor.add_fd(null.as_fd(), "patchbay:a:005-002").await.unwrap();
-    let other = qemu.monitor.add_fd(null.as_fd(), "patchbay:b:005-003").await.unwrap();
+    let (set, other) = (FdSet(3), FdSet(7));
+    qemu.monitor.add_fd(null.as_fd(), set, "patchbay:a:005-002").await.unwrap();
+    qemu.monitor.add_fd(null.as_fd(), other, "patchbay:b:005-003").await.unwrap();
     let mut sets = qemu.monitor.query_fdsets().await.unwrap();
     sets.sort_by_key(|info| info.id);
     let notes: Vec<_> = sets.iter().map(|info| (info.id, info.fds[0].opaque.as_deref().unwrap())).collect();

@@ -17,7 +17,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use futures::future::{try_join, try_join_all};
+use futures::future::{join, try_join, try_join_all};
 use serde_json::{Value, json};
 
 use crate::QmpError;
@@ -66,16 +66,15 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
     let first = id(name)?;
     let number = number(tag)?;
     let _turn = monitor.turn().await;
-    let mut there = monitor.peripherals().await?;
+    let (mut there, mut view) = try_join(monitor.peripherals(), View::of(monitor)).await?;
     there.retain(|id| name_of(id) == Some(name));
-    let mut view = View::of(monitor).await?;
     let mut off = Vec::new();
     for id in there {
         if is_off(monitor, &id).await? {
             off.push(id);
             continue;
         }
-        let plugged = view.read(monitor, &id).await?;
+        let plugged = view.read(monitor, &id, opened(monitor, &id).await?).await?;
         if plugged.tag == tag && plugged.attached {
             return Ok(plugged);
         }
@@ -86,8 +85,13 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
     let id = ids.into_iter().find(|id| !off.contains(id)).unwrap_or(first);
     view.remove_sets(monitor, name).await?;
     let (bus, port) = free_port(&view.topology, number).ok_or(QmpError::NoFreePort)?;
-    let set = monitor.add_fd(device, &format!("{NOTE}{name}:{tag}")).await?;
-    if let Err(error) = monitor.device_add_usb_host(&id, &bus_id(bus), set, &port.to_string()).await {
+    let set = FdSet(view.sets.iter().map(|set| set.id.0 + 1).max().unwrap_or(0));
+    let (note, bus_id, place) = (format!("{NOTE}{name}:{tag}"), bus_id(bus), port.to_string());
+    // At once: without the descriptor there is no device either.
+    let (given, added) =
+        join(monitor.add_fd(device, set, &note), monitor.device_add_usb_host(&id, &bus_id, set, &place)).await;
+    given?;
+    if let Err(error) = added {
         // The first error is the one worth telling; a set that stays is cleaned by the next plug or unplug.
         if let Err(second) = monitor.remove_fd(set).await {
             tracing::debug!(device = name, error = %second, "descriptor not taken back from QEMU");
@@ -169,14 +173,10 @@ async fn is_off(monitor: &Monitor, id: &str) -> Result<bool, QmpError> {
 /// # Errors
 /// What the monitor says.
 pub async fn plugged(monitor: &Monitor) -> Result<Vec<Plugged>, QmpError> {
-    let mut ids = monitor.peripherals().await?;
+    let (mut ids, view) = try_join(monitor.peripherals(), View::of(monitor)).await?;
     ids.retain(|peripheral| name_of(peripheral).is_some());
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let view = View::of(monitor).await?;
-    // Asked at once: a busy QEMU answers one question as late as many.
-    let devices = try_join_all(ids.iter().map(|id| view.read(monitor, id))).await?;
+    // Asked at once: a busy QEMU answers many questions not much later than one.
+    let devices = try_join_all(ids.iter().map(|id| view.glance(monitor, id))).await?;
     let mut all = Vec::new();
     for (id, device) in ids.iter().zip(devices) {
         if device.attached || !is_off(monitor, id).await? {
@@ -198,25 +198,36 @@ impl View {
         Ok(Self { sets, topology })
     }
 
-    /// One device of ours; costs two questions.
-    async fn read(&self, monitor: &Monitor, id: &str) -> Result<Plugged, QmpError> {
-        let (attached, set) = try_join(monitor.property(id, "attached"), monitor.property(id, "hostdevice")).await?;
-        let attached = attached.and_then(|value| value.as_bool()).unwrap_or(false);
-        let set = set.as_ref().and_then(set_of);
-        let name = name_of(id).unwrap_or_default().to_owned();
-        let note = self.sets.iter().filter(|info| Some(info.id) == set).find_map(note);
-        let tag = note.filter(|(owner, _)| *owner == name).map_or(String::new(), |(_, tag)| tag.to_owned());
+    /// One device of ours, which has opened this set; costs a question.
+    async fn read(&self, monitor: &Monitor, id: &str, set: Option<FdSet>) -> Result<Plugged, QmpError> {
+        let attached = monitor.property(id, "attached").await?.and_then(|value| value.as_bool()).unwrap_or(false);
+        let name = name_of(id).unwrap_or_default();
+        let tag = self.sets_of(name).find(|(of, _)| Some(*of) == set).map_or(String::new(), |(_, tag)| tag.to_owned());
         let seen = self.topology.iter().find(|usb| usb.id.as_deref() == Some(id));
         let (bus, port) = seen.map_or((0, String::new()), |usb| (usb.bus, usb.port.clone()));
-        Ok(Plugged { name, tag, bus, port, attached })
+        Ok(Plugged { name: name.to_owned(), tag, bus, port, attached })
+    }
+
+    /// The same where nothing is being plugged: the one set that carries the name is the one that was opened.
+    async fn glance(&self, monitor: &Monitor, id: &str) -> Result<Plugged, QmpError> {
+        let mut sets = self.sets_of(name_of(id).unwrap_or_default()).map(|(set, _)| set);
+        let set = match (sets.next(), sets.next()) {
+            (set, None) => set,
+            _ => opened(monitor, id).await?,
+        };
+        self.read(monitor, id, set).await
+    }
+
+    /// The sets whose descriptors carry a name, with their tags.
+    fn sets_of(&self, name: &str) -> impl Iterator<Item = (FdSet, &str)> {
+        let notes = self.sets.iter().filter_map(|set| Some((set.id, note(set)?)));
+        notes.filter(move |(_, (owner, _))| *owner == name).map(|(set, (_, tag))| (set, tag))
     }
 
     /// Drops the descriptors that carry this name.
     async fn remove_sets(&self, monitor: &Monitor, name: &str) -> Result<(), QmpError> {
-        for set in &self.sets {
-            if note(set).is_some_and(|(owner, _)| owner == name) {
-                monitor.remove_fd(set.id).await?;
-            }
+        for (set, _) in self.sets_of(name) {
+            monitor.remove_fd(set).await?;
         }
         Ok(())
     }
@@ -264,6 +275,10 @@ fn note(set: &FdSetInfo) -> Option<(&str, &str)> {
 }
 
 /// The set that a `usb-host` device has opened.
+async fn opened(monitor: &Monitor, id: &str) -> Result<Option<FdSet>, QmpError> {
+    Ok(monitor.property(id, "hostdevice").await?.as_ref().and_then(set_of))
+}
+
 fn set_of(hostdevice: &Value) -> Option<FdSet> {
     hostdevice.as_str()?.strip_prefix("/dev/fdset/")?.parse().ok().map(FdSet)
 }
