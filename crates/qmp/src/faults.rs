@@ -265,6 +265,25 @@ async fn a_device_that_came_back_under_another_number_replaces_the_old_one() {
 }
 
 #[tokio::test]
+async fn a_device_that_came_back_is_in_no_port_that_was_left_a_moment_ago() {
+    let (state, monitor, file, _fake) = qemu(FakeQemu::default()).await;
+    let port = |name, tag| {
+        let (monitor, file) = (monitor.clone(), file.try_clone().unwrap());
+        async move { usb::plug(&monitor, name, file.as_fd(), tag).await.unwrap().port }
+    };
+    // Both have the number 7 on their buses, and 8 when they are back.
+    assert_eq!((port("one", "001-007").await.as_str(), port("other", "004-007").await.as_str()), ("8", "9"));
+    for name in ["one", "other"] {
+        usb::unplug(&monitor, name).await.unwrap();
+    }
+    assert_eq!((port("other", "004-008").await.as_str(), port("one", "001-008").await.as_str()), ("10", "11"));
+    // Another agent knows nothing of that, but sees in which port the device is that it replaces.
+    drop(monitor);
+    let again = FakeQemu::serve(&state).connect(PATIENCE).await.unwrap();
+    assert_eq!(usb::plug(&again, "other", file.as_fd(), "004-009").await.unwrap().port, "12");
+}
+
+#[tokio::test]
 async fn every_combination_of_leftovers_is_cleaned_by_plug_and_by_unplug() {
     let note = || "patchbay:stick:005-002".to_owned();
     let leftovers = || {

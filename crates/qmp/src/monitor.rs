@@ -61,8 +61,8 @@ pub struct Status {
 pub struct Monitor {
     ends: Ends,
     patience: Duration,
-    /// Whoever chooses a place for a device, until it is taken.
-    turn: Arc<Mutex<()>>,
+    /// Whoever chooses a port for a device, until it is taken; the number of the last one that was.
+    turn: Arc<Mutex<Option<u32>>>,
 }
 
 impl Monitor {
@@ -104,8 +104,8 @@ impl Monitor {
         self.ends.events.subscribe()
     }
 
-    /// Waits until nobody else who has this connection chooses a port for a device.
-    pub(crate) async fn turn(&self) -> MutexGuard<'_, ()> {
+    /// Waits until nobody else who has this connection chooses a port for a device: the number of the last one that was taken.
+    pub(crate) async fn turn(&self) -> MutexGuard<'_, Option<u32>> {
         self.turn.lock().await
     }
 

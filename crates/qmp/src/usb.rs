@@ -51,9 +51,9 @@ pub struct Plugged {
 
 /// Plugs a device into a free port of the guest, after cleaning up whatever an earlier attempt for this name left.
 ///
-/// A device that is back anew comes into another port than before: which one follows from the tag. A guest too busy to see
-/// that a port was empty for a moment would go on as if nothing had been, with a device that has forgotten all that its
-/// driver had set.
+/// A device that is back anew comes into another port than before, and no device into one that was left a moment ago: ports are
+/// taken in turn, the first one over a connection by the tag's number. A guest too busy to see that a port was empty for a moment
+/// would go on as if nothing had been, with a device that has forgotten all that its driver had set.
 ///
 /// `device` is the usbfs node, open for reading and writing. If this very device (same name and tag) is plugged and
 /// reached by QEMU already, nothing is touched.
@@ -65,8 +65,8 @@ pub struct Plugged {
 pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &str) -> Result<Plugged, QmpError> {
     let first = id(name)?;
     let number = number(tag)?;
-    let _turn = monitor.turn().await;
-    let (mut there, mut view) = try_join(monitor.peripherals(), View::of(monitor)).await?;
+    let mut last = monitor.turn().await;
+    let (mut there, view) = try_join(monitor.peripherals(), View::of(monitor)).await?;
     there.retain(|id| name_of(id) == Some(name));
     let mut off = Vec::new();
     for id in there {
@@ -78,13 +78,14 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
         if plugged.tag == tag && plugged.attached {
             return Ok(plugged);
         }
+        // Its port stays taken for this time.
         monitor.device_del(&id).await?;
-        view.topology.retain(|usb| usb.id.as_ref() != Some(&id));
     }
     let ids = std::iter::once(first.clone()).chain((1..).map(|n: u32| format!("{first}.{n}")));
     let id = ids.into_iter().find(|id| !off.contains(id)).unwrap_or(first);
     view.remove_sets(monitor, name).await?;
-    let (bus, port) = free_port(&view.topology, number).ok_or(QmpError::NoFreePort)?;
+    let (bus, port) = free_port(&view.topology, last.map_or(number, |last| last + 1)).ok_or(QmpError::NoFreePort)?;
+    *last = Some(bus * PORTS + port - 1);
     let set = FdSet(view.sets.iter().map(|set| set.id.0 + 1).max().unwrap_or(0));
     let (note, bus_id, place) = (format!("{NOTE}{name}:{tag}"), bus_id(bus), port.to_string());
     // At once: without the descriptor there is no device either.
