@@ -28,8 +28,8 @@ use super::machines::Machines;
 use super::moves::Moving;
 use super::pod_use::PodUse;
 use super::pods;
-use super::records::Records;
-use super::steps::{Steps, publish};
+use super::records::{Facts, Records};
+use super::steps::{Steps, blocking, publish};
 
 /// The net under the events.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -109,14 +109,17 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
     }
     loop {
         let now = Instant::now();
-        let plugging = plugging(&under_way);
+        let busy = under_way.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let seen = observe(&mut eyes, &steps, &failures, &mut waiting_since, &mut enumeration, now).await;
         // Before anybody acts on the rest: what is not known to be used may be withheld.
-        publish(&eyes.used, Some(used_here(&seen, &plugging)));
+        publish(&eyes.used, Some(used_here(&seen, &plugging(&busy))));
         publish(&eyes.reach, reach(&seen));
         publish(&eyes.held, Some(held(&seen)));
         for action in plan(&seen) {
-            start(action, &eyes, &steps, &failures, &under_way, &wake);
+            // What has ended meanwhile may be seen half: the next look is on its way.
+            if key(&action).is_none_or(|key| !busy.contains(&key)) {
+                start(action, &eyes, &steps, &failures, &under_way, &wake);
+            }
         }
         let next = [
             Some(now + LOOK_AGAIN),
@@ -147,17 +150,16 @@ async fn observe(
     let known = eyes.records.facts().machines.clone();
     let asked: BTreeSet<Uid> = known.union(&of_attachments).cloned().collect();
     let machines = eyes.machines.look(&asked).await;
-    forget_machines(eyes, &known, &of_attachments, &machines);
+    forget_machines(eyes, &known, &of_attachments, &machines).await;
 
     // All else is read after the one thing that takes time, so that a step which ended meanwhile is seen to have ended.
     let inventory = eyes.inventory.borrow_and_update().clone();
     let journal = eyes.journal.borrow_and_update().clone();
     let facts = eyes.records.facts();
     let used = used_by_guests(&facts.used, &inventory.addresses(), &machines);
-    if used != facts.used
-        && let Err(error) = eyes.records.change(|facts| facts.used.clone_from(&used))
-    {
-        tracing::warn!(%error, "records not written");
+    if used != facts.used {
+        let used = used.clone();
+        change(&eyes.records, move |facts| facts.used = used).await;
     }
     let overdue = |uid: &Uid| waiting_since.get(uid).is_some_and(|since| now >= *since + OVERDUE);
     let mut attachments = pods::attachments(&eyes.node, &eyes.pods.state(), &journal, overdue);
@@ -201,7 +203,7 @@ async fn observe(
 }
 
 /// Forgets machines that are gone, or that have nothing of ours and are asked for by no attachment.
-fn forget_machines(
+async fn forget_machines(
     eyes: &Eyes,
     known: &BTreeSet<Uid>,
     asked: &BTreeSet<Uid>,
@@ -213,11 +215,16 @@ fn forget_machines(
         .filter(|uid| eyes.machines.is_gone(uid) || seen.get(*uid).is_some_and(Vec::is_empty))
         .cloned()
         .collect();
-    if done.is_empty() {
-        return;
+    if !done.is_empty() {
+        change(&eyes.records, move |facts| facts.machines.retain(|uid| !done.contains(uid))).await;
     }
-    if let Err(error) = eyes.records.change(|facts| facts.machines.retain(|uid| !done.contains(uid))) {
-        tracing::warn!(%error, "records not written");
+}
+
+/// Writes down what the next look finds again if that fails.
+async fn change(records: &Records, change: impl FnOnce(&mut Facts) + Send + 'static) {
+    let records = records.clone();
+    if let Err(error) = blocking(move || records.change(change).map_err(|error| error.to_string())).await {
+        tracing::warn!(error, "records not written");
     }
 }
 
@@ -231,13 +238,12 @@ enum Key {
 }
 
 /// The devices that are being handed over to guests. What ends after this look is seen by the next one.
-fn plugging(under_way: &Mutex<Vec<Key>>) -> BTreeSet<BusAddress> {
-    let keys = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+fn plugging(under_way: &[Key]) -> BTreeSet<BusAddress> {
     let device = |key: &Key| match key {
         Key::Device(address) => Some(*address),
         Key::Step(_) | Key::Report(_) => None,
     };
-    keys.iter().filter_map(device).collect()
+    under_way.iter().filter_map(device).collect()
 }
 
 fn key(action: &Action) -> Option<Key> {

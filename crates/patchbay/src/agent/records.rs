@@ -4,12 +4,14 @@
 //!
 //! Each fact is on the disk before the agent acts on it, so after a crash nothing of ours is taken for somebody else's, and
 //! nothing of somebody else's for ours. A file that cannot be read is set aside and named in the log.
+//!
+//! Whoever reads never waits for the disk. Changes that wait for it together are written together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use patchbay_core::custody::{Keeper, keeper};
 use patchbay_core::device::{BusAddress, PortPath};
@@ -106,10 +108,33 @@ impl Facts {
 
 /// The facts and their file. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Records {
-    path: Arc<Path>,
-    /// Shared with whoever reads them, and never changed: a change makes new ones.
-    facts: Arc<Mutex<Arc<Facts>>>,
+pub(super) struct Records(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    /// What is on the disk. Never changed: a change makes new ones.
+    facts: Mutex<Arc<Facts>>,
+    /// What is to be there.
+    next: Mutex<Next>,
+    /// Held by whoever writes.
+    writer: Mutex<()>,
+}
+
+/// The facts with the changes that are not on the disk yet.
+#[derive(Debug)]
+struct Next {
+    facts: Facts,
+    /// How many changes there were.
+    changes: u64,
+    /// How many of them are on the disk.
+    written: u64,
+    /// How often writing has failed, and all changes that were not on the disk were undone.
+    failures: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Records {
@@ -132,12 +157,17 @@ impl Records {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Facts::default(),
             Err(error) => return Err(error),
         };
-        Ok(Self { path: path.into(), facts: Arc::new(Mutex::new(Arc::new(facts))) })
+        Ok(Self(Arc::new(Shared {
+            path,
+            facts: Mutex::new(Arc::new(facts.clone())),
+            next: Mutex::new(Next { facts, changes: 0, written: 0, failures: 0 }),
+            writer: Mutex::new(()),
+        })))
     }
 
     /// The facts now.
     pub(super) fn facts(&self) -> Arc<Facts> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0.facts).clone()
     }
 
     /// Changes the facts; writes only if that changes anything. Blocks on the disk: call it where blocking is allowed.
@@ -145,16 +175,43 @@ impl Records {
     /// # Errors
     /// The file cannot be written; the facts are then as before.
     pub(super) fn change(&self, change: impl FnOnce(&mut Facts)) -> io::Result<()> {
-        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Facts::clone(&facts);
-        change(&mut next);
-        if next == **facts {
-            return Ok(());
+        let Shared { path, facts, next, writer } = &*self.0;
+        let (mine, failures) = {
+            let mut next = lock(next);
+            let before = next.facts.clone();
+            change(&mut next.facts);
+            // What is there already may be on its way to the disk yet.
+            if next.facts != before {
+                next.changes += 1;
+            }
+            if next.changes == next.written {
+                return Ok(());
+            }
+            (next.changes, next.failures)
+        };
+        let _writer = lock(writer);
+        let (all, written) = {
+            let next = lock(next);
+            if next.failures != failures {
+                return Err(io::Error::other("what was to be written with it, or before it, could not be"));
+            }
+            if next.written >= mine {
+                return Ok(());
+            }
+            (next.facts.clone(), next.changes)
+        };
+        let result = serde_json::to_vec_pretty(&all).map_err(io::Error::from);
+        let result = result.and_then(|text| atomic_file::replace(path, &text, 0o600));
+        let mut next = lock(next);
+        if result.is_ok() {
+            next.written = written;
+            *lock(facts) = Arc::new(all);
+        } else {
+            next.facts = Facts::clone(&lock(facts));
+            next.written = next.changes;
+            next.failures += 1;
         }
-        let text = serde_json::to_vec_pretty(&next)?;
-        atomic_file::replace(&self.path, &text, 0o600)?;
-        *facts = Arc::new(next);
-        Ok(())
+        result
     }
 }
 
@@ -179,6 +236,49 @@ mod tests {
         fs::write(&path, b"{\"version\":99}").unwrap();
         assert_eq!(*Records::open(path.clone()).unwrap().facts(), Facts::default());
         assert!(path.with_extension("unreadable").exists());
+    }
+
+    #[test]
+    fn changes_at_once_are_all_on_the_disk_when_they_are_done_and_no_place_is_given_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.json");
+        let records = Records::open(path.clone()).unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..32 {
+                let (records, path) = (&records, &path);
+                scope.spawn(move || {
+                    let uid = Uid::new(format!("pod-{n}"));
+                    let mut room = false;
+                    let changed = records.change(|facts| {
+                        room = facts.machines.len() < 16;
+                        if room {
+                            facts.machines.insert(uid.clone());
+                        }
+                    });
+                    changed.unwrap();
+                    let of_disk: Facts = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+                    assert_eq!(
+                        (of_disk.machines.contains(&uid), records.facts().machines.contains(&uid)),
+                        (room, room)
+                    );
+                });
+            }
+        });
+        assert_eq!(records.facts().machines.len(), 16);
+    }
+
+    #[test]
+    fn what_cannot_be_written_has_not_happened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state").join("records.json");
+        let records = Records::open(path.clone()).unwrap();
+        let add = |uid: &str| records.change(|facts| facts.machines.extend([Uid::new(uid)]));
+        add("pod-1").unwrap_err();
+        assert_eq!(*records.facts(), Facts::default());
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        add("pod-2").unwrap();
+        assert_eq!(*Records::open(path).unwrap().facts(), *records.facts());
+        assert_eq!(records.facts().machines, [Uid::new("pod-2")].into());
     }
 
     #[test]
