@@ -1,5 +1,6 @@
 //! The task for a pod whose machine is to move away.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,8 +26,13 @@ use crate::vm::marks::LEFT;
 
 /// One answer of the API server.
 const API: Duration = Duration::from_secs(5);
+/// How long an agent that does not listen may take to start: it has ended, or is being updated, and its kubelet starts it again.
+const STARTED: Duration = Duration::from_secs(90);
 /// How long the other agent may take to accept: it waits for its QEMU.
 const CALL: Duration = Duration::from_secs(40);
+/// Before it is called again.
+const LISTENS: Duration = Duration::from_secs(1);
+const LATE: &str = "the agent of the other node has not accepted in time";
 /// How long a certificate may take: less than [`CALL`], so that what is wrong with it is said.
 const CERTIFICATE: Duration = Duration::from_secs(20);
 /// A QEMU that has not answered for so long will not.
@@ -225,9 +231,8 @@ impl Going<'_> {
         self.remember(Memory::Calling);
         let (memory, pod, to) = (self.memory.clone(), self.pod.clone(), self.to.clone());
         self.call = Some(tokio::spawn(async move {
-            let begun = timeout(CALL, begin(&moves, &monitor, &pod, &to)).await;
-            let begun =
-                begun.unwrap_or_else(|_| Err("the agent of the other node has not accepted in time".to_owned()));
+            let begun = timeout(STARTED + CALL, begin(&moves, &monitor, &pod, &to)).await;
+            let begun = begun.unwrap_or_else(|_| Err(LATE.to_owned()));
             *memory.lock().unwrap_or_else(PoisonError::into_inner) = match begun {
                 Ok(()) => Memory::Begun,
                 Err(why) => Memory::Failed(why),
@@ -254,7 +259,18 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
     };
     let waits = |reason: String| tracing::debug!(%pod, %node, reason, "the other agent lets the move wait");
     let identity = timeout(CERTIFICATE, moves.credentials.get(waits)).await.or_else(|_| moves.credentials.now())?;
-    let socket = migrate(peer, node.as_str(), &identity, request, waits).await.map_err(|error| match error {
+    let deadline = Instant::now() + STARTED;
+    let call = || timeout(CALL, migrate(peer, node.as_str(), &identity, request.clone(), waits));
+    let mut called = call().await;
+    while let Ok(Err(error)) = &called
+        && is_refused(error)
+        && Instant::now() < deadline
+    {
+        tracing::info!(%pod, %node, "the agent of the other node does not listen yet");
+        sleep(LISTENS).await;
+        called = call().await;
+    }
+    let socket = called.map_err(|_| LATE.to_owned())?.map_err(|error| match error {
         // Says by itself who it was.
         LinkError::Denied { .. } => chain(&error),
         _ => format!("the agent of node {node} cannot be called: {}", chain(&error)),
@@ -262,6 +278,11 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
     migration::send(monitor, socket).await.map_err(|error| format!("QEMU does not send: {}", chain(&error)))?;
     tracing::info!(%pod, to = %to.name, %node, "sending the virtual machine");
     Ok(())
+}
+
+/// The node is there, and nobody listens.
+fn is_refused(error: &LinkError) -> bool {
+    matches!(error, LinkError::Broken { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 fn translate(pace: Pace) -> migration::Pace {
