@@ -45,6 +45,7 @@ mod pressure;
 mod probe;
 mod processes;
 mod replug;
+mod shares;
 mod stage;
 mod steps;
 mod together;
@@ -125,7 +126,7 @@ fn measure(lab: &Lab) -> Result<()> {
         Row::figure("API writes in five minutes in which nothing happens, besides the leader's lease", idle_writes, "")
             .at_most(0.0),
     ];
-    rows.extend(together.rows());
+    rows.extend(together.rows((&hand.together, &hand.shares)));
     rows.extend(moves.iter().flat_map(moves::Moves::rows));
     rows.extend(data.rows(&hand.disk));
     rows.extend(processes.iter().flat_map(processes::Process::rows));

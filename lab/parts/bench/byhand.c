@@ -3,9 +3,9 @@
  *
  *   byhand clock                  answers every datagram with the microseconds since 1970, for ever
  *   byhand watch                  tells for ever: "<microseconds since 1970> add|remove <bus id>" for each USB device
- *   byhand plug DIR ID CMD...     runs CMD, waits for a device on vhci_hcd, and gives it to the QEMU whose qmp.sock is
- *                                 in DIR under the id ID; tells when the device was there and when QEMU had taken it
- *   byhand unplug DIR ID          takes it from QEMU again
+ *   byhand plug DIR COUNT CMD...  runs CMD, waits for so many devices on vhci_hcd, and gives each, as it comes, to the QEMU
+ *                                 whose qmp.sock is in DIR; tells when a device was there and when QEMU had taken it
+ *   byhand unplug DIR COUNT       takes them from QEMU again
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,8 +20,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SET 77    /* the number of our descriptor set in QEMU */
-#define PORT 4242 /* of the clock */
+#define SET 77      /* the number of our first descriptor set in QEMU */
+#define PORT 4242   /* of the clock */
+#define PATIENCE 60 /* seconds */
 
 static FILE *answers;
 static int monitor;
@@ -142,8 +143,9 @@ int main(int count, char **words)
 			printf("%lld %s %s\n", now(), *text == 'a' ? "add" : "remove", strrchr(text, '/') + 1);
 		}
 	} else if (count > 4 && !strcmp(words[1], "plug")) {
-		int s = hear(), device, status = 0;
-		alarm(20);
+		int s = hear(), device, status = 0, devices = atoi(words[3]);
+		setvbuf(stdout, NULL, _IOLBF, 0);
+		alarm(PATIENCE);
 		pid_t child = fork();
 		if (!child) {
 			execvp(words[4], words + 4);
@@ -151,33 +153,41 @@ int main(int count, char **words)
 		}
 		/* Meanwhile: what does not depend on the device. */
 		dial(words[2]);
-		do
-			next(s, text, sizeof text, node, sizeof node);
-		while (*text != 'a' || !strstr(text, "/vhci_hcd") || !*node);
-		printf("device %lld\n", now());
-		device = open(node, O_RDWR | O_CLOEXEC);
-		if (device < 0)
-			fail(node);
-		snprintf(command, sizeof command, "{\"execute\":\"add-fd\",\"arguments\":{\"fdset-id\":%d}}\n", SET);
-		ask(command, device, NULL);
-		snprintf(command, sizeof command,
-			 "{\"execute\":\"device_add\",\"arguments\":{\"driver\":\"usb-host\",\"bus\":\"usb0.0\",\"id\":\"%s\","
-			 "\"hostdevice\":\"/dev/fdset/%d\"}}\n", words[3], SET);
-		ask(command, -1, NULL);
-		printf("plugged %lld\n", now());
+		for (int n = 0; n < devices; n++) {
+			do
+				next(s, text, sizeof text, node, sizeof node);
+			while (*text != 'a' || !strstr(text, "/vhci_hcd") || !*node);
+			printf("device %lld\n", now());
+			device = open(node, O_RDWR | O_CLOEXEC);
+			if (device < 0)
+				fail(node);
+			snprintf(command, sizeof command,
+				 "{\"execute\":\"add-fd\",\"arguments\":{\"fdset-id\":%d}}\n", SET + n);
+			ask(command, device, NULL);
+			snprintf(command, sizeof command,
+				 "{\"execute\":\"device_add\",\"arguments\":{\"driver\":\"usb-host\",\"bus\":\"usb%d.0\","
+				 "\"id\":\"byhand-%d\",\"hostdevice\":\"/dev/fdset/%d\"}}\n", n % 2, n, SET + n);
+			ask(command, -1, NULL);
+			close(device);
+			printf("plugged %lld\n", now());
+		}
 		waitpid(child, &status, 0);
 		errno = 0;
 		if (status)
 			fail(words[4]);
 	} else if (count == 4 && !strcmp(words[1], "unplug")) {
-		alarm(20);
+		alarm(PATIENCE);
 		dial(words[2]);
-		snprintf(command, sizeof command, "{\"execute\":\"device_del\",\"arguments\":{\"id\":\"%s\"}}\n", words[3]);
-		ask(command, -1, "\"DEVICE_DELETED\"");
-		snprintf(command, sizeof command, "{\"execute\":\"remove-fd\",\"arguments\":{\"fdset-id\":%d}}\n", SET);
-		ask(command, -1, NULL);
+		for (int n = 0, devices = atoi(words[3]); n < devices; n++) {
+			snprintf(command, sizeof command,
+				 "{\"execute\":\"device_del\",\"arguments\":{\"id\":\"byhand-%d\"}}\n", n);
+			ask(command, -1, "\"DEVICE_DELETED\"");
+			snprintf(command, sizeof command,
+				 "{\"execute\":\"remove-fd\",\"arguments\":{\"fdset-id\":%d}}\n", SET + n);
+			ask(command, -1, NULL);
+		}
 	} else {
-		fprintf(stderr, "usage: byhand clock | watch | plug DIR ID COMMAND... | unplug DIR ID\n");
+		fprintf(stderr, "usage: byhand clock | watch | plug DIR COUNT COMMAND... | unplug DIR COUNT\n");
 		return 2;
 	}
 	return 0;

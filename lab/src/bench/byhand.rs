@@ -3,23 +3,25 @@
 //! node-1: `usbip bind`; node-2: `usbip attach`, and the descriptor of the device to QEMU as soon as the kernel tells of
 //! it. The connection is plain TCP, and our own processes do not run.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::attach::{comes, goes};
 use super::clock::Clock;
 use super::data::Path;
 use super::figures::{Row, Times};
+use super::shares::Shares;
+use super::together::{self, all_said};
 use super::{HOME, IMPORTER, ROUNDS, VM, probe};
-use crate::case::Case;
+use crate::case::{Case, SOON};
 use crate::guest::Guest;
 use crate::node::{COMMAND, Node};
 use crate::progress::say;
 
-/// The name of the device in QEMU.
-const ID: &str = "byhand";
+/// For sixteen devices to be attached and plugged. The probe gives up before.
+const PLUGGED: Duration = Duration::from_secs(90);
 
 /// What was measured.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -28,6 +30,12 @@ pub(super) struct ByHand {
     pub(super) attach: Times,
     /// From `device_del` to the guest.
     pub(super) detach: Times,
+    /// The same with sixteen devices at once.
+    #[serde(default)]
+    pub(super) together: Times,
+    /// Who has used the importer's processor in the last round of these, in percent.
+    #[serde(default)]
+    pub(super) shares: BTreeMap<String, f64>,
     /// How fast the guest reads a disk that it has in this way.
     #[serde(default)]
     pub(super) disk: Path,
@@ -76,63 +84,97 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, (place, disk): (&str, &
     let pod =
         lab.kubectl(&["get", "pod", &format!("vm-{VM}"), "-n", &case.namespace, "-o", "jsonpath={.metadata.uid}"])?;
     let folder = format!("/var/lib/kubelet/pods/{pod}/volumes/kubernetes.io~empty-dir/run");
+    let bench = Bench { home, importer, folder, clock };
     let mut hand = ByHand::default();
     for number in 0..=ROUNDS {
         let mut this = ByHand::default();
         let to = if number == 0 { &mut this } else { &mut hand };
-        attach(home, importer, guest, place, &folder, clock, to).context("attaching by hand")?;
-        detach(home, importer, guest, place, &folder, to).context("detaching by hand")?;
+        let took = bench.attach(guest, &[place], to).context("attaching by hand")?;
+        to.attach.push(took);
+        let took = bench.detach(guest, &[place]).context("detaching by hand")?;
+        to.detach.push(took);
     }
-    let mut last = ByHand::default();
-    attach(home, importer, guest, disk, &folder, clock, &mut last).context("attaching the disk by hand")?;
+    bench.attach(guest, &[disk], &mut ByHand::default()).context("attaching the disk by hand")?;
     hand.disk = Path::measure(guest).context("the disk by hand")?;
-    detach(home, importer, guest, disk, &folder, &mut last).context("detaching the disk by hand")?;
+    bench.detach(guest, &[disk]).context("detaching the disk by hand")?;
+    let sticks = together::sticks();
+    sticks.iter().try_for_each(|stick| home.plug(stick).map(drop))?;
+    let places = lab.wait_for("sixteen sticks to be in their ports", SOON, || {
+        sticks.iter().map(|stick| home.port_of(stick).map_err(|e| format!("{e:#}"))).collect::<Result<Vec<_>, _>>()
+    })?;
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    for number in 0..=together::TIMES {
+        let before = Shares::of(importer)?;
+        let took = bench.attach(guest, &places, &mut ByHand::default()).context("attaching sixteen by hand")?;
+        hand.shares = Shares::of(importer)?.since(&before);
+        bench.detach(guest, &places).context("detaching sixteen by hand")?;
+        if number > 0 {
+            hand.together.push(took);
+        }
+    }
     Ok(hand)
 }
 
-fn attach(
-    home: &Node,
-    importer: &Node,
-    guest: &mut Guest,
-    place: &str,
-    folder: &str,
-    clock: &Clock,
-    to: &mut ByHand,
-) -> Result<()> {
-    let idle = Instant::now();
-    home.run("true")?;
-    to.command.push(idle.elapsed());
-    guest.forget();
-    let start = Instant::now();
-    home.run(&format!("usbip bind -b {place}"))?;
-    let bound = Instant::now();
-    let said =
-        importer.run(&format!("{} plug {folder} {ID} usbip attach -r {} -b {place}", probe::PROGRAM, home.ip()))?;
-    let seen = clock.unix(comes(guest)?.at);
-    let skew = probe::skew(importer, clock)?;
-    let (device, plugged) = (skew.ours(moment(&said, "device")?), skew.ours(moment(&said, "plugged")?));
-    to.attach.push(seen.saturating_sub(clock.unix(start)));
-    to.bind.push(bound.duration_since(start));
-    to.link.push(device.saturating_sub(clock.unix(bound)));
-    to.qemu.push(plugged.saturating_sub(device));
-    to.guest.push(seen.saturating_sub(plugged));
-    Ok(())
+/// The three keyboards.
+struct Bench<'b> {
+    home: &'b Node,
+    importer: &'b Node,
+    /// Of the machine's monitor, on the importer.
+    folder: String,
+    clock: &'b Clock,
 }
 
-fn detach(home: &Node, importer: &Node, guest: &mut Guest, place: &str, folder: &str, to: &mut ByHand) -> Result<()> {
-    guest.forget();
-    let start = Instant::now();
-    importer.run(&format!("{} unplug {folder} {ID}", probe::PROGRAM))?;
-    to.detach.push(goes(guest)?.at.saturating_duration_since(start));
-    // 006 is a port in use; usbip wants its number without the zeros before it.
-    importer.run(
-        "set -e; p=$(awk '$3 == \"006\" { print $2 + 0 }' /sys/devices/platform/vhci_hcd.0/status); usbip detach -p $p",
-    )?;
-    home.run(&format!(
-        "for i in $(seq 100); do [ \"$(cat /sys/bus/usb/devices/{place}/usbip_status)\" = 1 ] && break; usleep 20000; done; \
-         usbip unbind -b {place}"
-    ))?;
-    Ok(())
+impl Bench<'_> {
+    /// How long it takes until the guest has these devices; the steps of one are noted.
+    fn attach(&self, guest: &mut Guest, places: &[&str], to: &mut ByHand) -> Result<Duration> {
+        let (home, importer, clock) = (self.home, self.importer, self.clock);
+        let idle = Instant::now();
+        home.run("true")?;
+        to.command.push(idle.elapsed());
+        let attach = |place: &str| format!("usbip attach -r {} -b {place}", home.ip());
+        let attach = match places {
+            [place] => attach(place),
+            // One after the other: two at once may choose the same port. And once more: the tool gives up when a device comes
+            // while it reads sysfs.
+            _ => format!("sh -c 'set -e; for p in {0}; do {1} || {1}; done'", places.join(" "), attach("$p")),
+        };
+        guest.forget();
+        let start = Instant::now();
+        home.run(&format!("set -e; for p in {}; do usbip bind -b $p; done", places.join(" ")))?;
+        let bound = Instant::now();
+        let plug = format!("{} plug {} {} {attach}", probe::PROGRAM, self.folder, places.len());
+        let output = importer.sh(&plug, PLUGGED)?;
+        ensure!(output.code == 0, "on {}: {plug}: {}", importer.name(), output.text());
+        let said = output.text();
+        let seen = clock.unix(all_said(guest, "guest: usb add", places.len())?);
+        let skew = probe::skew(importer, clock)?;
+        let (device, plugged) = (skew.ours(moment(&said, "device")?), skew.ours(moment(&said, "plugged")?));
+        to.bind.push(bound.duration_since(start));
+        to.link.push(device.saturating_sub(clock.unix(bound)));
+        to.qemu.push(plugged.saturating_sub(device));
+        to.guest.push(seen.saturating_sub(plugged));
+        Ok(seen.saturating_sub(clock.unix(start)))
+    }
+
+    /// How long it takes until they are gone from it.
+    fn detach(&self, guest: &mut Guest, places: &[&str]) -> Result<Duration> {
+        guest.forget();
+        let start = Instant::now();
+        self.importer.run(&format!("{} unplug {} {}", probe::PROGRAM, self.folder, places.len()))?;
+        let gone = all_said(guest, "guest: usb remove", places.len())?.saturating_duration_since(start);
+        // 006 is a port in use; usbip wants its number without the zeros before it.
+        self.importer.run(
+            "set -e; for p in $(awk '$3 == \"006\" { print $2 + 0 }' /sys/devices/platform/vhci_hcd.0/status); do \
+             usbip detach -p $p; done",
+        )?;
+        self.home.run(&format!(
+            "set -e; for p in {}; do \
+             for i in $(seq 100); do [ \"$(cat /sys/bus/usb/devices/$p/usbip_status)\" = 1 ] && break; usleep 20000; done; \
+             usbip unbind -b $p; done",
+            places.join(" ")
+        ))?;
+        Ok(gone)
+    }
 }
 
 /// A moment in what the probe says: `device 1795477787123456`.

@@ -1,6 +1,7 @@
 //! The path of the data: how fast a guest reads a disk on another node through Patchbay, through the stock tools, and one on its
 //! own node; and whether any process of ours is woken up by that.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,6 +20,14 @@ const LINES: usize = 10;
 const DEADLINE: Duration = Duration::from_secs(240);
 /// The machine that is on the node of the disk.
 const LOCAL: &str = "local-vm";
+/// Other sizes of socket buffers: how they are called, and what `tcp_rmem` and `tcp_wmem` of both nodes are then (tcp(7): at least, at
+/// first, at most; in bytes). The kernel's own begin with 128 and 16 KiB and grow up to 6 and 4 MiB.
+const BUFFERS: [(&str, &str); 2] = [
+    ("on another node, socket buffers of 1 MiB from the beginning on", "4096 1048576 6291456"),
+    ("on another node, socket buffers of 64 KiB at most", "4096 65536 65536"),
+];
+/// Where they are.
+const SYSCTLS: &str = "/proc/sys/net/ipv4";
 /// Size of the disk, in bytes.
 const SIZE: usize = 16 << 20;
 
@@ -71,6 +80,8 @@ impl Path {
 pub(super) struct Data {
     pub(super) remote: Path,
     pub(super) local: Path,
+    /// The remote one with other socket buffers.
+    pub(super) buffers: BTreeMap<String, Path>,
     /// What our processes used while the remote one was read.
     pub(super) loaded: Vec<Process>,
 }
@@ -79,6 +90,7 @@ impl Data {
     /// The lines of the table, with those of the stock tools' path.
     pub(super) fn rows(&self, hand: &Path) -> Vec<Row> {
         let mut rows: Vec<Row> = self.remote.rows("on another node").into();
+        rows.extend(self.buffers.iter().flat_map(|(how, path)| path.rows(how)));
         rows.extend(hand.rows("on another node by hand, not encrypted"));
         rows.extend(self.local.rows("on the same node"));
         rows.push(Row::figure("  rate through Patchbay of that by hand", self.remote.rate() / hand.rate(), ""));
@@ -99,22 +111,42 @@ pub(super) fn stick() -> Stick {
 pub(super) fn paths(case: &Case<'_>, guest: &mut Guest) -> Result<(Data, String)> {
     let (device, _) = case.plug(HOME, &stick())?;
     case.assign(&device, NAMESPACE)?;
-    guest.forget();
-    case.set_devices(VM, &[&device])?;
-    attach::comes(guest)?;
-    let before = Usages::look(case.lab)?;
-    let remote = Path::measure(guest).context("a disk on another node")?;
-    let loaded = Usages::look(case.lab)?.since(before);
-    guest.forget();
-    case.set_devices(VM, &[])?;
-    attach::goes(guest)?;
-    case.lab.assert_no_leaks(SOON)?;
+    let (remote, loaded) = of_other_node(case, guest, &device)?;
+    let mut buffers = BTreeMap::new();
+    for (how, sizes) in BUFFERS {
+        let nodes = [case.lab.node(HOME)?, case.lab.node(IMPORTER)?];
+        let former = nodes.iter().map(|node| node.run(&format!("cd {SYSCTLS}; cat tcp_rmem tcp_wmem")));
+        let former: Vec<String> = former.collect::<Result<_>>()?;
+        for node in nodes {
+            node.run(&format!("cd {SYSCTLS}; echo {sizes} >tcp_rmem; echo {sizes} >tcp_wmem"))?;
+        }
+        buffers.insert(how.to_owned(), of_other_node(case, guest, &device)?.0);
+        for (node, former) in nodes.iter().zip(former) {
+            let (read, write) = former.split_once('\n').context("two lines")?;
+            node.run(&format!("cd {SYSCTLS}; echo {read} >tcp_rmem; echo {write} >tcp_wmem"))?;
+        }
+    }
 
     let mut near = case.vm(LOCAL, HOME, &[&device])?;
     let local = Path::measure(&mut near).context("a disk on the same node")?;
     case.delete_vm(LOCAL)?;
     case.lab.assert_no_leaks(SOON)?;
-    Ok((Data { remote, local, loaded }, device))
+    Ok((Data { remote, local, buffers, loaded }, device))
+}
+
+/// Attaches it to a machine of another node, and detaches it in the end; what our processes used while it was read, besides.
+fn of_other_node(case: &Case<'_>, guest: &mut Guest, device: &str) -> Result<(Path, Vec<Process>)> {
+    guest.forget();
+    case.set_devices(VM, &[device])?;
+    attach::comes(guest)?;
+    let before = Usages::look(case.lab)?;
+    let path = Path::measure(guest).context("a disk on another node")?;
+    let used = Usages::look(case.lab)?.since(before);
+    guest.forget();
+    case.set_devices(VM, &[])?;
+    attach::goes(guest)?;
+    case.lab.assert_no_leaks(SOON)?;
+    Ok((path, used))
 }
 
 /// Time of a block, and bytes a second.

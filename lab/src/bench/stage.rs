@@ -234,7 +234,9 @@ impl Agent {
 impl Running {
     fn start(program: &Path, kubeconfig: &Path, name: &str, arguments: &[String], logs: &Path) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
-        let child = Program::new(name, program, &log).args(arguments).env("KUBECONFIG", kubeconfig).start()?;
+        let program = Program::new(name, program, &log).args(arguments).env("KUBECONFIG", kubeconfig);
+        // As the chart has it.
+        let child = program.env("MALLOC_ARENA_MAX", "1").start()?;
         Ok(Self { child, log })
     }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::clock::Clock;
 use super::figures::{Row, Times};
 use super::probe::{self, Uevent};
+use super::shares::{self, Shares};
 use super::{HOME, IMPORTER, NAMESPACE, VM};
 use crate::case::{BOOT, Case, SOON};
 use crate::guest::Guest;
@@ -21,7 +22,7 @@ use crate::stick::{Speed, Stick};
 /// Devices of each of the two hubs.
 const OF_HUB: usize = 8;
 /// How often all are listed at once. One time more is not counted.
-const TIMES: usize = 5;
+pub(super) const TIMES: usize = 5;
 /// Size of their disks, in bytes.
 const SIZE: usize = 256 << 10;
 
@@ -34,18 +35,27 @@ pub(super) struct Together {
     all: Times,
     /// Of that, from the first to the last device of the slower hub.
     serial: Times,
+    /// Who has used the importer's processor in the last round, in percent.
+    #[serde(default)]
+    shares: BTreeMap<String, f64>,
 }
 
 impl Together {
     /// Its lines of the table.
-    pub(super) fn rows(&self) -> Vec<Row> {
+    ///
+    /// `by_hand` is how long the stock tools take, and who has used the processor then.
+    pub(super) fn rows(&self, (by_hand, shares_by_hand): (&Times, &BTreeMap<String, f64>)) -> Vec<Row> {
         let rest = (self.all.median() - self.serial.median()) / self.alone.worst();
-        vec![
-            Row::times("16 devices listed at once -> all are in the guest", &self.all),
+        let mut rows = vec![Row::times("16 devices listed at once -> all are in the guest", &self.all)];
+        rows.extend(shares::rows(&self.shares));
+        rows.push(Row::times("  the same by hand", by_hand));
+        rows.extend(shares::rows(shares_by_hand));
+        rows.extend([
             Row::times("  one of them alone", &self.alone),
             Row::times("  the kernel's serial part: from the first device of a hub to its eighth", &self.serial),
             Row::figure("  the rest, in times of the slowest one alone", rest, "").at_most(1.5),
-        ]
+        ]);
+        rows
     }
 }
 
@@ -54,9 +64,7 @@ impl Together {
 /// # Errors
 /// When the guest does not see what it should.
 pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, clock: &Clock) -> Result<Together> {
-    let kinds = [("high", Speed::High), ("super", Speed::Super)];
-    let stick = |(kind, speed)| move |n| (HOME, Stick::new(&format!("{kind}-{n}")).speed(speed).size(SIZE));
-    let sticks: Vec<_> = kinds.into_iter().flat_map(|kind| (0..OF_HUB).map(stick(kind))).collect();
+    let sticks: Vec<_> = sticks().into_iter().map(|stick| (HOME, stick)).collect();
     let names = case.plug_all(&sticks)?;
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     case.assign_all(&all, NAMESPACE)?;
@@ -69,6 +77,7 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, clock: &Clock) -> Resul
         if number > 0 {
             together.all.push(round.took);
             together.serial.push(round.serial);
+            together.shares = round.shares;
         }
     }
     for (node, stick) in &sticks {
@@ -77,19 +86,31 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, clock: &Clock) -> Resul
     Ok(together)
 }
 
+/// As many as the hubs have ports.
+pub(super) fn sticks() -> Vec<Stick> {
+    let kinds = [("high", Speed::High), ("super", Speed::Super)];
+    let stick = |(kind, speed)| move |n| Stick::new(&format!("{kind}-{n}")).speed(speed).size(SIZE);
+    kinds.into_iter().flat_map(|kind| (0..OF_HUB).map(stick(kind))).collect()
+}
+
 /// One round.
 struct Round {
     /// From the list to the last device in the guest.
     took: Duration,
     /// From the first to the last device of the slower hub of the importer.
     serial: Duration,
+    /// Who has used the importer's processor, in percent.
+    shares: BTreeMap<String, f64>,
 }
 
 fn listed(case: &Case<'_>, guest: &mut Guest, names: &[&str], clock: &Clock) -> Result<Round> {
     guest.forget();
+    let importer = case.lab.node(IMPORTER)?;
+    let before = Shares::of(importer)?;
     let asked = clock.unix(case.set_devices(VM, names)?);
     let took = clock.unix(all_said(guest, "guest: usb add", names.len())?).saturating_sub(asked);
-    let heard = probe::uevents(case.lab.node(IMPORTER)?, clock)?;
+    let shares = Shares::of(importer)?.since(&before);
+    let heard = probe::uevents(importer, clock)?;
     let came: Vec<&Uevent> = heard.iter().filter(|event| event.add && event.at >= asked).collect();
     for name in names {
         case.wait_status(VM, name, true)?;
@@ -98,11 +119,11 @@ fn listed(case: &Case<'_>, guest: &mut Guest, names: &[&str], clock: &Clock) -> 
     case.set_devices(VM, &[])?;
     all_said(guest, "guest: usb remove", names.len())?;
     case.lab.assert_no_leaks(SOON)?;
-    Ok(Round { took, serial: serial(&came).context("the importer's kernel told of no device")? })
+    Ok(Round { took, shares, serial: serial(&came).context("the importer's kernel told of no device")? })
 }
 
 /// When the guest has said something so many times.
-fn all_said(guest: &Guest, text: &str, times: usize) -> Result<Instant> {
+pub(super) fn all_said(guest: &Guest, text: &str, times: usize) -> Result<Instant> {
     let mut said = 0;
     guest.wait_line(&format!("{text:?} {times} times"), BOOT, |line| {
         said += usize::from(line.text.contains(text));
