@@ -52,8 +52,8 @@ impl Shares {
     pub(super) fn since(&self, before: &Self) -> BTreeMap<String, f64> {
         let came = |who: &str, now: u64| now.saturating_sub(before.0.get(who).copied().unwrap_or_default());
         let all: u64 = self.0.iter().map(|(who, now)| came(who, *now)).sum();
-        #[expect(clippy::cast_precision_loss, reason = "ticks of some seconds")]
-        let percent = |ticks: u64| 100.0 * ticks as f64 / all.max(1) as f64;
+        let float = |ticks: u64| u32::try_from(ticks).map_or(f64::NAN, f64::from);
+        let percent = |ticks: u64| 100.0 * float(ticks) / float(all.max(1));
         self.0.iter().map(|(who, now)| ((*who).to_owned(), percent(came(who, *now)))).collect()
     }
 }
