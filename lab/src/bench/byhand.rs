@@ -134,9 +134,9 @@ impl Bench<'_> {
         let attach = |place: &str| format!("usbip attach -r {} -b {place}", home.ip());
         let attach = match places {
             [place] => attach(place),
-            // One after the other: two at once may choose the same port. And once more: the tool gives up when a device comes
+            // One after the other: two at once may choose the same port. And again: the tool gives up when a device comes
             // while it reads sysfs.
-            _ => format!("sh -c 'set -e; for p in {0}; do {1} || {1}; done'", places.join(" "), attach("$p")),
+            _ => format!("sh -c 'for p in {}; do until {}; do :; done; done'", places.join(" "), attach("$p")),
         };
         guest.forget();
         let start = Instant::now();
