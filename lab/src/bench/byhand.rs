@@ -136,7 +136,11 @@ impl Bench<'_> {
             [place] => attach(place),
             // One after the other: two at once may choose the same port. And again: the tool gives up when a device comes
             // while it reads sysfs.
-            _ => format!("sh -c 'for p in {}; do until {}; do :; done; done'", places.join(" "), attach("$p")),
+            _ => format!(
+                "sh -c 'for p in {}; do for again in 1 2 3 4 5; do {} && break; done; done'",
+                places.join(" "),
+                attach("$p")
+            ),
         };
         guest.forget();
         let start = Instant::now();

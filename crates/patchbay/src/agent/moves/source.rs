@@ -262,11 +262,13 @@ async fn begin(moves: &Moves, monitor: &Monitor, pod: &PodRef, to: &Destination)
     let deadline = Instant::now() + STARTED;
     let call = || timeout(CALL, migrate(peer, node.as_str(), &identity, request.clone(), waits));
     let mut called = call().await;
+    if matches!(&called, Ok(Err(error)) if is_refused(error)) {
+        tracing::info!(%pod, %node, "the agent of the other node does not listen yet; calling it again for {STARTED:?}");
+    }
     while let Ok(Err(error)) = &called
         && is_refused(error)
         && Instant::now() < deadline
     {
-        tracing::info!(%pod, %node, "the agent of the other node does not listen yet");
         sleep(LISTENS).await;
         called = call().await;
     }
