@@ -2,7 +2,7 @@
 # Everything that is downloaded or built for the lab is kept in one folder, PATCHBAY_CACHE (default: ~/.cache/patchbay).
 
 export PATCHBAY_CACHE ?= $(HOME)/.cache/patchbay
-LAB = cargo run --quiet --package patchbay-lab --bin lab --
+LAB = scripts/lab
 
 .PHONY: help demo test check book fuzz sbom packages unit images lab-parts scenarios bench bench-agent fleet plot lab-up lab-down fmt
 
@@ -15,7 +15,7 @@ demo: ## a real cluster comes up, a stick is plugged in, and a VM on another nod
 test: ## everything: checks, unit and property tests, exploration, and the scenarios on real nodes
 	@scripts/test
 
-check: ## formatting, lints, layers, licences, the book, and fuzzing for a moment: no cluster needed
+check: ## formatting, lints, and fuzzing for a moment: no cluster needed
 	@scripts/check
 
 book: ## the documentation as a book in target/book
