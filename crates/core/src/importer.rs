@@ -26,7 +26,7 @@ use crate::device::BusAddress;
 use crate::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 use crate::speed::PortName;
 use held::in_any_guest;
-pub use held::{Held, held, is_ours, used_by_guests, used_here};
+pub use held::{Held, has_still, held, is_bringing, is_ours, used_by_guests, used_here};
 
 /// What the agent sees of its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -17,7 +17,7 @@ use crate::journal::Record;
 
 /// A driver: makes allocated devices usable on this node and takes them back.
 ///
-/// Both methods may be called again for the same claim (the kubelet retries
+/// All methods may be called again for the same claim (the kubelet retries
 /// after errors, for ever; processes crash) and may find the work done or half
 /// done. They are cancelled, by dropping the future, when the deadline of the
 /// call has passed; that leaves what a crash at that moment would leave. Calls
@@ -29,6 +29,13 @@ pub trait Driver: Send + Sync + 'static {
     /// Words for the person who reads the pod's events: what is wrong and what
     /// to do. The kubelet asks again later.
     fn prepare<'a>(&'a self, claim: &'a AllocatedClaim) -> BoxFuture<'a, Result<Prepared, DriverError>>;
+
+    /// Called when a claim is prepared and that is on the disk, before the kubelet is told: as long as this takes, it starts no
+    /// container of the pod. For what is more urgent than that; it needs a deadline of its own, and the claim may be undone meanwhile.
+    fn before_start<'a>(&'a self, claim: &'a AllocatedClaim) -> BoxFuture<'a, ()> {
+        let _ = claim;
+        Box::pin(std::future::ready(()))
+    }
 
     /// Undoes [`Driver::prepare`]. Also called for claims that were never
     /// prepared (then without a record), and must succeed for them: whatever is

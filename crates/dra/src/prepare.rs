@@ -3,7 +3,8 @@
 //! Prepare, in this order: wait for the claim's turn; read the claim; a claim
 //! that is prepared already is answered from the journal, also when the API is
 //! away; a claim that was allocated anew since is first undone; `Preparing` goes
-//! to the disk; the driver acts; its answer goes to the disk.
+//! to the disk; the driver acts; its answer goes to the disk; the driver may let
+//! the kubelet wait for it.
 //!
 //! A claim keeps its uid when the scheduler takes its devices back and allocates
 //! others (a claim that outlives its pods). That is why the journal's answer is
@@ -47,7 +48,7 @@ pub(crate) struct Preparer {
 impl Preparer {
     /// Prepares one claim.
     pub(crate) async fn prepare(&self, asked: &ClaimRef) -> Result<Vec<PreparedDevice>, PrepareError> {
-        let _turn = self.turns.take(&asked.uid).await;
+        let turn = self.turns.take(&asked.uid).await;
         let known = self.journal.records().get(&asked.uid).cloned();
         let claim = match self.resolve(asked).await {
             Ok(claim) => claim,
@@ -67,7 +68,11 @@ impl Preparer {
                 self.journal.put(&asked.uid, Record::preparing(&claim)).await?;
             }
         }
-        self.act(&claim).await
+        let devices = self.act(&claim).await?;
+        // Who undoes it does not wait for its start.
+        drop(turn);
+        self.driver.before_start(&claim).await;
+        Ok(devices)
     }
 
     /// Unprepares one claim, known or not.

@@ -198,6 +198,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let containers = Containers::new(root.clone(), custody.clone(), &args.cdi);
     containers.clean_up(&journal).await;
     let (reach_writer, reach) = watch::channel(BTreeMap::new());
+    let (looked_writer, looked) = watch::channel(None);
     let (held_writer, held) = watch::channel(None);
     let (health_writer, health) = watch::channel(Vec::new());
     let upkeep = Upkeep {
@@ -217,6 +218,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
         records: records.clone(),
         containers,
         reach,
+        looked,
         held,
         journal: journal.clone(),
     };
@@ -268,6 +270,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
         machines: Machines::new(pods_folder, wake.clone()),
         moving,
         reach: reach_writer,
+        looked: looked_writer,
         held: held_writer,
         used: used_writer,
         node,

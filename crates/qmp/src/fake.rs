@@ -126,6 +126,8 @@ pub(crate) struct FakeQemu {
     pub(crate) arrived: Vec<u64>,
     /// Commands that changed something.
     pub(crate) log: Vec<String>,
+    /// How many questions were asked.
+    pub(crate) asked: usize,
     /// Refuse descriptors.
     pub(crate) refuse_fd: bool,
     /// Refuse the next `device_add`.
@@ -149,6 +151,8 @@ impl FakeQemu {
         let text = |field: &str| arguments[field].as_str().unwrap_or_default().to_owned();
         if matches!(execute, "add-fd" | "remove-fd" | "device_add" | "device_del") {
             self.log.push(execute.to_owned());
+        } else {
+            self.asked += 1;
         }
         match execute {
             "add-fd" => {

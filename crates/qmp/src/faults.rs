@@ -247,6 +247,51 @@ async fn plugging_hands_over_the_very_descriptor_and_is_readable_afterwards() {
 }
 
 #[tokio::test]
+async fn what_was_done_through_a_connection_is_known_without_asking_and_is_what_qemu_says() {
+    let (state, monitor, file, _fake) = qemu(FakeQemu::default()).await;
+    assert_eq!(usb::remembered(&monitor), None);
+    usb::plug(&monitor, "one", file.as_fd(), "005-002").await.unwrap();
+    let asked = state.lock().unwrap().asked;
+    usb::plug(&monitor, "two", file.as_fd(), "005-003").await.unwrap();
+    usb::plug(&monitor, "three", file.as_fd(), "005-004").await.unwrap();
+    usb::unplug(&monitor, "two").await.unwrap();
+    let known = usb::remembered(&monitor).unwrap();
+    assert_eq!((state.lock().unwrap().asked, known.sure), (asked, true));
+    assert_eq!(usb::plugged(&monitor).await.unwrap(), known.plugged);
+    let names: Vec<_> = known.plugged.iter().map(|plugged| plugged.name.as_str()).collect();
+    assert_eq!(names, ["one", "three"]);
+}
+
+#[tokio::test]
+async fn after_a_failure_and_after_doubts_qemu_is_asked() {
+    let (state, monitor, file, _fake) = qemu(FakeQemu::default()).await;
+    usb::plug(&monitor, "one", file.as_fd(), "005-002").await.unwrap();
+    state.lock().unwrap().refuse_add = true;
+    usb::plug(&monitor, "two", file.as_fd(), "005-003").await.unwrap_err();
+    assert!(!usb::remembered(&monitor).unwrap().sure);
+    let asked = state.lock().unwrap().asked;
+    usb::plug(&monitor, "two", file.as_fd(), "005-003").await.unwrap();
+    assert!(state.lock().unwrap().asked > asked);
+    // Somebody else takes it out.
+    usb::doubt(&monitor);
+    state.lock().unwrap().devices.retain(|(id, ..)| id != "usb-two");
+    usb::plug(&monitor, "two", file.as_fd(), "005-003").await.unwrap();
+    assert_eq!(usb::plugged(&monitor).await.unwrap(), usb::remembered(&monitor).unwrap().plugged);
+}
+
+#[tokio::test]
+async fn no_set_of_descriptors_is_used_twice() {
+    let (state, monitor, file, _fake) = qemu(FakeQemu::default()).await;
+    let mut sets = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        usb::plug(&monitor, "stick", file.as_fd(), "005-002").await.unwrap();
+        sets.extend(state.lock().unwrap().sets.iter().map(|(set, _)| *set));
+        usb::unplug(&monitor, "stick").await.unwrap();
+    }
+    assert_eq!(sets.len(), 3, "a paused QEMU goes on listing those that were dropped");
+}
+
+#[tokio::test]
 async fn plugging_the_same_device_again_touches_nothing() {
     let (state, monitor, file, _fake) = qemu(FakeQemu::default()).await;
     let first = usb::plug(&monitor, "stick", file.as_fd(), "005-002").await.unwrap();

@@ -3,8 +3,8 @@
 //! The monitor's socket lives in a folder that the virtual machine's pod can write to, and QEMU runs code of a guest
 //! that may have broken out. So everything that comes from there is treated as hostile: the socket is opened without
 //! following a link, lines have a length limit, every answer has a deadline, and any violation ends the connection
-//! with a reason. Nothing is kept here about what is plugged: QEMU is asked, so a restarted agent knows as much as the
-//! one before it.
+//! with a reason. What is plugged is written down nowhere: QEMU is asked, and a connection remembers for a moment what it
+//! said, so a restarted agent knows as much as the one before it.
 //!
 //! ```text
 //!  Monitor (handle, cheap to clone)

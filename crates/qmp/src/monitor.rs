@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::driver::{self, Command, Ends};
 use crate::message::Event;
 use crate::topology::{self, GuestUsb};
+use crate::usb::Memory;
 use crate::{QmpError, socket};
 
 /// Where QEMU lists the devices that were added with an id.
@@ -63,6 +64,7 @@ pub struct Monitor {
     patience: Duration,
     /// Whoever chooses a port for a device, until it is taken; the number of the last one that was.
     turn: Arc<Mutex<Option<u32>>>,
+    memory: Arc<Memory>,
 }
 
 impl Monitor {
@@ -86,7 +88,8 @@ impl Monitor {
     }
 
     async fn greet(stream: UnixStream, patience: Duration) -> Result<Self, QmpError> {
-        let monitor = Self { ends: driver::start(stream, patience).await?, patience, turn: Arc::default() };
+        let ends = driver::start(stream, patience).await?;
+        let monitor = Self { ends, patience, turn: Arc::default(), memory: Arc::default() };
         monitor.execute("qmp_capabilities", json!({}), None).await?;
         Ok(monitor)
     }
@@ -107,6 +110,11 @@ impl Monitor {
     /// Waits until nobody else who has this connection chooses a port for a device: the number of the last one that was taken.
     pub(crate) async fn turn(&self) -> MutexGuard<'_, Option<u32>> {
         self.turn.lock().await
+    }
+
+    /// What QEMU said last of USB devices.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Sets a property of a device.

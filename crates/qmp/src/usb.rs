@@ -15,14 +15,20 @@
 //! When the move comes to nothing, what was switched off stays in QEMU as an id that cannot be used again. It is never shown, and
 //! the device gets the next id, `usb-<name>.1` and so on.
 
+mod memory;
+mod view;
+
 use std::os::fd::BorrowedFd;
 
-use futures::future::{join, try_join, try_join_all};
+use futures::future::join;
 use serde_json::{Value, json};
 
 use crate::QmpError;
-use crate::monitor::{FdSet, FdSetInfo, Monitor};
+use crate::monitor::{FdSet, Monitor};
 use crate::topology::GuestUsb;
+pub(crate) use memory::Memory;
+pub use memory::Remembered;
+use view::View;
 
 /// The USB controllers of a guest, made with `-device qemu-xhci,id=usb0,p2=15,p3=15` and so on in the order of their
 /// numbers, before any other. One alone has a port less than a virtual machine may have devices.
@@ -66,27 +72,31 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
     let first = id(name)?;
     let number = number(tag)?;
     let mut last = monitor.turn().await;
-    let (mut there, view) = try_join(monitor.peripherals(), View::of(monitor)).await?;
-    there.retain(|id| name_of(id) == Some(name));
+    let view = known(monitor).await?;
+    let change = monitor.memory().change();
     let mut off = Vec::new();
-    for id in there {
-        if is_off(monitor, &id).await? {
-            off.push(id);
+    for there in view.devices_of(name) {
+        // What is in the way was not expected to be: what it is now counts.
+        let mut there = view.device(monitor, &there.id).await?;
+        if there.off {
+            off.push(there.id);
             continue;
         }
-        let plugged = view.read(monitor, &id, opened(monitor, &id).await?).await?;
+        there.set = opened(monitor, &there.id).await?;
+        let plugged = view.read(&there);
         if plugged.tag == tag && plugged.attached {
             return Ok(plugged);
         }
         // Its port stays taken for this time.
-        monitor.device_del(&id).await?;
+        monitor.device_del(&there.id).await?;
+        change.did(|view| view.remove(&there.id));
     }
     let ids = std::iter::once(first.clone()).chain((1..).map(|n: u32| format!("{first}.{n}")));
     let id = ids.into_iter().find(|id| !off.contains(id)).unwrap_or(first);
-    view.remove_sets(monitor, name).await?;
+    remove_sets(monitor, &view, name, |set| change.did(|view| view.drop_set(set))).await?;
     let (bus, port) = free_port(&view.topology, last.map_or(number, |last| last + 1)).ok_or(QmpError::NoFreePort)?;
     *last = Some(bus * PORTS + port - 1);
-    let set = FdSet(view.sets.iter().map(|set| set.id.0 + 1).max().unwrap_or(0));
+    let set = FdSet(view.next_set);
     let (note, bus_id, place) = (format!("{NOTE}{name}:{tag}"), bus_id(bus), port.to_string());
     // At once: without the descriptor there is no device either.
     let (given, added) =
@@ -100,7 +110,10 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
         return Err(error);
     }
     // QEMU says yes only after it has opened the device and put it on its port.
-    Ok(Plugged { name: name.to_owned(), tag: tag.to_owned(), bus, port: port.to_string(), attached: true })
+    let plugged = Plugged { name: name.to_owned(), tag: tag.to_owned(), bus, port: port.to_string(), attached: true };
+    change.did(|view| view.add(&id, set, &plugged));
+    change.end();
+    Ok(plugged)
 }
 
 /// Takes a device from the guest and the descriptor from QEMU, each if it is there.
@@ -109,13 +122,15 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
 /// [`QmpError::BadName`] or what the monitor says.
 pub async fn unplug(monitor: &Monitor, name: &str) -> Result<(), QmpError> {
     id(name)?;
-    for id in monitor.peripherals().await? {
-        if name_of(&id) == Some(name) && !is_off(monitor, &id).await? {
-            monitor.device_del(&id).await?;
-        }
+    let view = known(monitor).await?;
+    let change = monitor.memory().change();
+    for there in view.devices_of(name).filter(|device| !device.off) {
+        monitor.device_del(&there.id).await?;
+        change.did(|view| view.remove(&there.id));
     }
-    let sets = monitor.query_fdsets().await?;
-    View { sets, topology: Vec::new() }.remove_sets(monitor, name).await
+    remove_sets(monitor, &view, name, |set| change.did(|view| view.drop_set(set))).await?;
+    change.end();
+    Ok(())
 }
 
 /// Takes all devices of ours from a guest that runs while it is being sent, with their descriptors. The guest sees an unplug.
@@ -123,15 +138,14 @@ pub async fn unplug(monitor: &Monitor, name: &str) -> Result<(), QmpError> {
 /// # Errors
 /// What the monitor says.
 pub async fn switch_off(monitor: &Monitor) -> Result<Vec<String>, QmpError> {
+    let view = View::of(monitor).await?;
     let mut names = Vec::new();
-    for id in in_use(monitor).await? {
-        monitor.set_property(&id, "realized", json!(false)).await?;
-        names.extend(name_of(&id).map(str::to_owned));
+    for device in view.devices.iter().filter(|device| !device.off) {
+        monitor.set_property(&device.id, "realized", json!(false)).await?;
+        names.extend(name_of(&device.id).map(str::to_owned));
     }
-    let sets = monitor.query_fdsets().await?;
-    let view = View { sets, topology: Vec::new() };
     for name in &names {
-        view.remove_sets(monitor, name).await?;
+        remove_sets(monitor, &view, name, |_| {}).await?;
     }
     Ok(names)
 }
@@ -141,7 +155,7 @@ pub async fn switch_off(monitor: &Monitor) -> Result<Vec<String>, QmpError> {
 /// # Errors
 /// What the monitor says.
 pub async fn any(monitor: &Monitor) -> Result<bool, QmpError> {
-    Ok(!in_use(monitor).await?.is_empty())
+    Ok(View::of(monitor).await?.devices.iter().any(|device| !device.off))
 }
 
 /// Whether a device was switched off in this QEMU, ever.
@@ -149,89 +163,56 @@ pub async fn any(monitor: &Monitor) -> Result<bool, QmpError> {
 /// # Errors
 /// What the monitor says.
 pub async fn any_off(monitor: &Monitor) -> Result<bool, QmpError> {
-    let ours = monitor.peripherals().await?.iter().filter(|id| name_of(id).is_some()).count();
-    Ok(ours > in_use(monitor).await?.len())
+    Ok(View::of(monitor).await?.devices.iter().any(|device| device.off))
 }
 
-/// The ids of all devices of ours that are not switched off.
-async fn in_use(monitor: &Monitor) -> Result<Vec<String>, QmpError> {
-    let mut ids = Vec::new();
-    for id in monitor.peripherals().await? {
-        if name_of(&id).is_some() && !is_off(monitor, &id).await? {
-            ids.push(id);
-        }
+/// All devices that are plugged, in the order of their names: QEMU is asked.
+///
+/// # Errors
+/// What the monitor says.
+pub async fn plugged(monitor: &Monitor) -> Result<Vec<Plugged>, QmpError> {
+    Ok(ask(monitor).await?.plugged())
+}
+
+/// The same without asking: what QEMU said last through this connection, and what was done through it since. None if it was
+/// never asked.
+#[must_use]
+pub fn remembered(monitor: &Monitor) -> Option<Remembered> {
+    monitor.memory().remembered()
+}
+
+/// Says that somebody else may have changed something: the next one asks.
+pub fn doubt(monitor: &Monitor) {
+    monitor.memory().doubt();
+}
+
+/// What QEMU has, asked only if it is not known.
+async fn known(monitor: &Monitor) -> Result<View, QmpError> {
+    match monitor.memory().view() {
+        Some(view) => Ok(view),
+        None => ask(monitor).await,
     }
-    Ok(ids)
+}
+
+async fn ask(monitor: &Monitor) -> Result<View, QmpError> {
+    let asking = monitor.memory().asking();
+    let view = View::of(monitor).await?;
+    monitor.memory().keep(asking, view.clone());
+    Ok(view)
+}
+
+/// Drops the descriptors that carry a name.
+async fn remove_sets(monitor: &Monitor, view: &View, name: &str, done: impl Fn(FdSet)) -> Result<(), QmpError> {
+    for (set, _) in view.sets_of(name) {
+        monitor.remove_fd(set).await?;
+        done(set);
+    }
+    Ok(())
 }
 
 /// Whether a device was switched off.
 async fn is_off(monitor: &Monitor, id: &str) -> Result<bool, QmpError> {
     Ok(monitor.property(id, "realized").await? == Some(Value::Bool(false)))
-}
-
-/// All devices that are plugged, in the order of their names.
-///
-/// # Errors
-/// What the monitor says.
-pub async fn plugged(monitor: &Monitor) -> Result<Vec<Plugged>, QmpError> {
-    let (mut ids, view) = try_join(monitor.peripherals(), View::of(monitor)).await?;
-    ids.retain(|peripheral| name_of(peripheral).is_some());
-    // Asked at once: a busy QEMU answers many questions not much later than one.
-    let devices = try_join_all(ids.iter().map(|id| view.glance(monitor, id))).await?;
-    let mut all = Vec::new();
-    for (id, device) in ids.iter().zip(devices) {
-        if device.attached || !is_off(monitor, id).await? {
-            all.push(device);
-        }
-    }
-    Ok(all)
-}
-
-/// What QEMU says of all devices at once.
-struct View {
-    sets: Vec<FdSetInfo>,
-    topology: Vec<GuestUsb>,
-}
-
-impl View {
-    async fn of(monitor: &Monitor) -> Result<Self, QmpError> {
-        let (sets, topology) = try_join(monitor.query_fdsets(), monitor.usb_topology()).await?;
-        Ok(Self { sets, topology })
-    }
-
-    /// One device of ours, which has opened this set; costs a question.
-    async fn read(&self, monitor: &Monitor, id: &str, set: Option<FdSet>) -> Result<Plugged, QmpError> {
-        let attached = monitor.property(id, "attached").await?.and_then(|value| value.as_bool()).unwrap_or(false);
-        let name = name_of(id).unwrap_or_default();
-        let tag = self.sets_of(name).find(|(of, _)| Some(*of) == set).map_or(String::new(), |(_, tag)| tag.to_owned());
-        let seen = self.topology.iter().find(|usb| usb.id.as_deref() == Some(id));
-        let (bus, port) = seen.map_or((0, String::new()), |usb| (usb.bus, usb.port.clone()));
-        Ok(Plugged { name: name.to_owned(), tag, bus, port, attached })
-    }
-
-    /// The same where nothing is being plugged: the one set that carries the name is the one that was opened.
-    async fn glance(&self, monitor: &Monitor, id: &str) -> Result<Plugged, QmpError> {
-        let mut sets = self.sets_of(name_of(id).unwrap_or_default()).map(|(set, _)| set);
-        let set = match (sets.next(), sets.next()) {
-            (set, None) => set,
-            _ => opened(monitor, id).await?,
-        };
-        self.read(monitor, id, set).await
-    }
-
-    /// The sets whose descriptors carry a name, with their tags.
-    fn sets_of(&self, name: &str) -> impl Iterator<Item = (FdSet, &str)> {
-        let notes = self.sets.iter().filter_map(|set| Some((set.id, note(set)?)));
-        notes.filter(move |(_, (owner, _))| *owner == name).map(|(set, (_, tag))| (set, tag))
-    }
-
-    /// Drops the descriptors that carry this name.
-    async fn remove_sets(&self, monitor: &Monitor, name: &str) -> Result<(), QmpError> {
-        for (set, _) in self.sets_of(name) {
-            monitor.remove_fd(set).await?;
-        }
-        Ok(())
-    }
 }
 
 /// QEMU's id for the bus of a controller.
@@ -268,11 +249,6 @@ fn number(tag: &str) -> Result<u32, QmpError> {
     let number = tag.split_once('-').filter(|(bus, number)| digits(bus) && digits(number));
     let number = number.and_then(|(_, number)| number.parse().ok());
     number.ok_or_else(|| QmpError::BadTag { tag: tag.to_owned() })
-}
-
-/// Name and tag on a set's descriptor, if the set is ours.
-fn note(set: &FdSetInfo) -> Option<(&str, &str)> {
-    set.fds.iter().find_map(|fd| fd.opaque.as_deref()?.strip_prefix(NOTE)?.split_once(':'))
 }
 
 /// The set that a `usb-host` device has opened.

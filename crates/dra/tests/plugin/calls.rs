@@ -135,6 +135,23 @@ async fn a_slow_claim_delays_nobody_but_itself() {
 }
 
 #[tokio::test]
+async fn a_kubelet_that_has_to_wait_waits_for_a_claim_that_is_prepared() {
+    let node = Node::start().await;
+    node.add_claim("later", "u1", "d1");
+    let asked = tokio::spawn({
+        let kubelet = node.kubelet();
+        async move { kubelet.prepare_one("later", "u1").await }
+    });
+    eventually("it is prepared", || node.journal.records().prepared().count() == 1).await;
+    // Whoever asks again may have lost the first answer, and who wants it undone is in a hurry.
+    node.kubelet().prepare_one("later", "u1").await.unwrap();
+    assert_eq!(node.kubelet().unprepare("later", "u1").await, "");
+    assert!(!asked.is_finished());
+    node.driver.gate.send_replace(true);
+    asked.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn work_cut_off_in_the_middle_is_found_and_done_again() {
     let node = Node::start_on(Ground::new(), Duration::from_millis(300)).await;
     node.add_claim("stuck", "u1", "d1");

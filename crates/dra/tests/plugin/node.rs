@@ -16,7 +16,7 @@ use crate::support::{DEADLINE, FakeApi};
 
 pub(crate) const DRIVER: &str = "dra.example.com";
 
-/// Notes what it is asked; claims named `stuck` wait until the gate opens.
+/// Notes what it is asked; claims named `stuck` and, once they are prepared, those named `later` wait until the gate opens.
 pub(crate) struct TestDriver {
     calls: Mutex<Vec<String>>,
     pub(crate) gate: watch::Sender<bool>,
@@ -57,6 +57,14 @@ impl Driver for TestDriver {
                 devices: claim.devices.iter().map(answer).collect(),
                 data: Some(json!({"labels": claim.labels})),
             })
+        })
+    }
+
+    fn before_start<'a>(&'a self, claim: &'a AllocatedClaim) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if claim.name == "later" {
+                self.gate.subscribe().wait_for(|open| *open).await.unwrap();
+            }
         })
     }
 

@@ -1,7 +1,8 @@
 //! The DRA driver: what the kubelet has prepared before a pod starts.
 //!
-//! For an attachment this is a check and a reservation, nothing more, so it returns at once: the claim is in the journal then,
-//! and the importer's loop goes on from there. For an ordinary pod it returns when the device is here and its containers can
+//! For an attachment this is a check and a reservation, nothing more: the claim is in the journal then, and the importer's loop goes
+//! on from there. Only the kubelet, which would start the attachment's pod, waits for a moment, because that is less urgent than the
+//! devices that are on their way into guests. For an ordinary pod it returns when the device is here and its containers can
 //! be given it; the importer's loop brings it, as soon as the journal says that it is wanted.
 
 use std::sync::Arc;
@@ -20,12 +21,19 @@ use tokio::time::timeout;
 
 use super::containers::{Containers, Reaches};
 use super::evidence;
+use super::importer::Looked;
 use super::inventory::Inventory;
 use super::pod_use::PodUse;
 use super::records::Records;
 
 /// How long undoing waits for a device to be let go of. The kubelet asks again after an error.
 const LET_GO: Duration = Duration::from_secs(15);
+
+/// How long the start of an attachment's pod waits for devices that are on their way into guests: longer than sixteen need that come
+/// at once. Nothing but who uses the processors depends on it.
+const DEVICES_FIRST: Duration = Duration::from_secs(15);
+/// How long a guest may need to take in devices that were plugged. Nobody tells when it has.
+const TAKEN_IN: Duration = Duration::from_secs(5);
 
 /// The driver of one node.
 pub(super) struct UsbDriver {
@@ -41,6 +49,8 @@ pub(super) struct UsbDriver {
     pub(super) containers: Containers,
     /// How far the devices of pods are.
     pub(super) reach: Reaches,
+    /// What the importer's loop has seen last.
+    pub(super) looked: watch::Receiver<Option<Looked>>,
     /// What this node has not let go of yet.
     pub(super) held: watch::Receiver<Option<Held>>,
     /// Which claims are prepared: told which of them have been checked.
@@ -104,6 +114,16 @@ impl UsbDriver {
         }
     }
 
+    /// Waits until a claim is seen to be prepared and no device is on its way into a guest, nor has been for a moment.
+    async fn devices_are_in(&self, claim: &str) {
+        let mut looked = self.looked.clone();
+        let knows = |last: &Looked| last.journal.prepared().any(|(uid, _)| uid == claim);
+        let quiet = |last: &Option<Looked>| last.as_ref().is_some_and(|last| knows(last) && !last.bringing);
+        let bringing = |last: &Option<Looked>| last.as_ref().is_some_and(|last| last.bringing);
+        // Without the importer's loop the agent ends.
+        while looked.wait_for(quiet).await.is_ok() && timeout(TAKEN_IN, looked.wait_for(bringing)).await.is_ok() {}
+    }
+
     /// A port that is not there, or that somebody else has taken since it was allocated, is no error here: the importer's
     /// loop says what is wrong, and goes on the moment it is right. The kubelet would try again only after a minute or two.
     fn check_port(&self, name: &str) -> Result<(), DriverError> {
@@ -130,6 +150,17 @@ impl Driver for UsbDriver {
         })
     }
 
+    fn before_start<'a>(&'a self, claim: &'a AllocatedClaim) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if !is_of_attachment(claim) {
+                return;
+            }
+            if timeout(DEVICES_FIRST, self.devices_are_in(&claim.uid)).await.is_err() {
+                tracing::debug!(claim = %claim.name, "its pod is started while devices are still on their way");
+            }
+        })
+    }
+
     fn unprepare<'a>(
         &'a self,
         claim: &'a ClaimRef,
@@ -146,10 +177,14 @@ impl Driver for UsbDriver {
     }
 }
 
+/// Whether a claim was made by the controller for an attachment.
+fn is_of_attachment(claim: &AllocatedClaim) -> bool {
+    [keys::DEVICE, keys::PORT].iter().any(|key| claim.labels.contains_key(*key))
+}
+
 /// Why a claim that asks for one thing only is of no use to its pod; None when it is an attachment's.
 fn lonely(node: &NodeName, claim: &AllocatedClaim) -> Option<String> {
-    let of_attachment = [keys::DEVICE, keys::PORT].iter().any(|key| claim.labels.contains_key(*key));
-    let device = claim.devices.first().filter(|_| !of_attachment)?;
+    let device = claim.devices.first().filter(|_| !is_of_attachment(claim))?;
     Some(if device.pool == slice::port_pool(node) {
         "the claim asks for a port and for no device".to_owned()
     } else {

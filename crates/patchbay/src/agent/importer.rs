@@ -12,7 +12,7 @@ use kube::runtime::reflector;
 use patchbay_core::conditions::PluggedState;
 use patchbay_core::device::BusAddress;
 use patchbay_core::importer::{
-    Action, Held, Observed, Occupied, Port, Reach, Step, held, plan, reach, used_by_guests, used_here,
+    Action, Held, Observed, Occupied, Port, Reach, Step, held, is_bringing, plan, reach, used_by_guests, used_here,
 };
 use patchbay_core::names::{DeviceName, NodeName, Uid};
 use patchbay_dra::Records as Journal;
@@ -58,10 +58,21 @@ pub(super) struct Eyes {
     pub(super) moving: watch::Receiver<Moving>,
     /// Told how far the devices of ordinary pods are.
     pub(super) reach: watch::Sender<BTreeMap<Uid, Reach>>,
+    /// Told what was looked at; None before the first look.
+    pub(super) looked: watch::Sender<Option<Looked>>,
     /// Told what this node has not let go of; None before the first look.
     pub(super) held: watch::Sender<Option<Held>>,
     /// Told which devices of this node are used here; None before the first look.
     pub(super) used: watch::Sender<Option<BTreeSet<DeviceName>>>,
+}
+
+/// A look at the node.
+#[derive(Clone, Debug)]
+pub(super) struct Looked {
+    /// The claims that were known to be prepared.
+    pub(super) journal: Arc<Journal>,
+    /// A device was on its way into a guest.
+    pub(super) bringing: bool,
 }
 
 /// What failed, and when it may be tried again.
@@ -110,11 +121,12 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
     loop {
         let now = Instant::now();
         let busy = under_way.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let seen = observe(&mut eyes, &steps, &failures, &mut waiting_since, &mut enumeration, now).await;
+        let (seen, journal) = observe(&mut eyes, &steps, &failures, &mut waiting_since, &mut enumeration, now).await;
         // Before anybody acts on the rest: what is not known to be used may be withheld.
         publish(&eyes.used, Some(used_here(&seen, &plugging(&busy))));
         publish(&eyes.reach, reach(&seen));
         publish(&eyes.held, Some(held(&seen)));
+        eyes.looked.send_replace(Some(Looked { journal, bringing: is_bringing(&seen) }));
         for action in plan(&seen) {
             // What has ended meanwhile may be seen half: the next look is on its way.
             if key(&action).is_none_or(|key| !busy.contains(&key)) {
@@ -145,11 +157,14 @@ async fn observe(
     waiting_since: &mut BTreeMap<Uid, Instant>,
     enumeration: &mut Enumeration,
     now: Instant,
-) -> Observed {
+) -> (Observed, Arc<Journal>) {
     let of_attachments = eyes.pods.state().iter().filter_map(|pod| pods::vm_pod(pod)).collect::<BTreeSet<_>>();
     let known = eyes.records.facts().machines.clone();
     let asked: BTreeSet<Uid> = known.union(&of_attachments).cloned().collect();
-    let machines = eyes.machines.look(&asked).await;
+    // A machine that is about to move, or has tried to meanwhile, is changed through another monitor.
+    let (moves, moving) = (eyes.moving.has_changed().unwrap_or(true), eyes.moving.borrow().clone().unwrap_or_default());
+    let there = eyes.inventory.borrow().addresses();
+    let machines = eyes.machines.look(&asked, &there, |uid| moves || moving.contains(uid)).await;
     forget_machines(eyes, &known, &of_attachments, &machines).await;
 
     // All else is read after the one thing that takes time, so that a step which ended meanwhile is seen to have ended.
@@ -188,7 +203,7 @@ async fn observe(
     let pods = journal
         .iter()
         .filter_map(|(uid, record)| Some((Uid::new(uid), PodUse::of_record(&eyes.node, uid, record)?.source)));
-    Observed {
+    let seen = Observed {
         pods: pods.collect(),
         ports: ports.collect(),
         kept: inventory.devices.iter().filter_map(kept).collect(),
@@ -199,7 +214,8 @@ async fn observe(
         moving: eyes.moving.borrow_and_update().clone().unwrap_or_default(),
         calls: steps.calls(),
         failures: failures.lock().unwrap_or_else(PoisonError::into_inner).current(now),
-    }
+    };
+    (seen, journal)
 }
 
 /// Forgets machines that are gone, or that have nothing of ours and are asked for by no attachment.

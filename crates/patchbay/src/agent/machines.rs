@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use patchbay_core::conditions::GuestPort;
 use patchbay_core::device::BusAddress;
-use patchbay_core::importer::Plugged;
+use patchbay_core::importer::{Plugged, has_still};
 use patchbay_core::names::{DeviceName, Uid};
 use patchbay_qmp::{Monitor, usb};
 use tokio::sync::Notify;
@@ -32,14 +32,8 @@ pub(super) struct Machines {
 }
 
 enum Connection {
-    Open { monitor: Monitor, _watcher: Watcher, last: Option<Answer> },
+    Open { monitor: Monitor, _watcher: Watcher },
     Closed { retry: Instant, back_off: Duration },
-}
-
-/// What a machine said last.
-struct Answer {
-    at: Instant,
-    plugged: Vec<Plugged>,
 }
 
 /// Waits for the end of a connection; it holds one itself, so it must end with ours.
@@ -68,33 +62,39 @@ impl Machines {
     }
 
     /// What is plugged into each of the machines in the pods `asked`, as far as their monitors answer, or have answered a
-    /// moment ago. Connections to others are closed.
-    pub(super) async fn look(&mut self, asked: &BTreeSet<Uid>) -> BTreeMap<Uid, Vec<Plugged>> {
+    /// moment ago. Connections to others are closed. `there` are the devices that this node has; what is known of the machines
+    /// `doubted` may have been changed by others.
+    pub(super) async fn look(
+        &mut self,
+        asked: &BTreeSet<Uid>,
+        there: &BTreeSet<BusAddress>,
+        doubted: impl Fn(&Uid) -> bool,
+    ) -> BTreeMap<Uid, Vec<Plugged>> {
         self.connections.retain(|uid, _| asked.contains(uid));
         let mut found = BTreeMap::new();
         for uid in asked {
             let Some(monitor) = self.monitor(uid).await else { continue };
-            match timeout(LOOK, usb::plugged(&monitor)).await {
-                Ok(Ok(plugged)) => {
-                    let plugged: Vec<_> = plugged.into_iter().map(translate).collect();
-                    if let Some(Connection::Open { last, .. }) = self.connections.get_mut(uid) {
-                        *last = Some(Answer { at: Instant::now(), plugged: plugged.clone() });
-                    }
-                    found.insert(uid.clone(), plugged);
-                }
-                Ok(Err(error)) => {
+            if doubted(uid) {
+                usb::doubt(&monitor);
+            }
+            let last = usb::remembered(&monitor).map(|last| (last.read, last.sure, translate(last.plugged)));
+            if let Some((_, true, plugged)) = &last
+                && has_still(plugged, there)
+            {
+                found.insert(uid.clone(), plugged.clone());
+                continue;
+            }
+            match (timeout(LOOK, usb::plugged(&monitor)).await, last) {
+                (Ok(Ok(plugged)), _) => drop(found.insert(uid.clone(), translate(plugged))),
+                (Ok(Err(error)), _) => {
                     tracing::warn!(pod = %uid, %error, "monitor of a virtual machine");
                     self.close(uid);
                 }
-                Err(_) => match self.connections.get(uid) {
-                    Some(Connection::Open { last: Some(answer), .. }) if answer.at.elapsed() < BUSY => {
-                        found.insert(uid.clone(), answer.plugged.clone());
-                    }
-                    _ => {
-                        tracing::warn!(pod = %uid, "the monitor of a virtual machine does not answer");
-                        self.close(uid);
-                    }
-                },
+                (Err(_), Some((read, _, plugged))) if read.elapsed() < BUSY => drop(found.insert(uid.clone(), plugged)),
+                (Err(_), _) => {
+                    tracing::warn!(pod = %uid, "the monitor of a virtual machine does not answer");
+                    self.close(uid);
+                }
             }
         }
         found
@@ -139,8 +139,7 @@ impl Machines {
                     watched.closed().await;
                     wake.notify_one();
                 }));
-                self.connections
-                    .insert(uid.clone(), Connection::Open { monitor: monitor.clone(), _watcher: watcher, last: None });
+                self.connections.insert(uid.clone(), Connection::Open { monitor: monitor.clone(), _watcher: watcher });
                 Some(monitor)
             }
             failed => {
@@ -160,11 +159,14 @@ impl Machines {
 }
 
 /// QEMU's words in ours. What QEMU no longer reaches is a leftover, whatever its note says.
-fn translate(plugged: usb::Plugged) -> Plugged {
-    let alive = plugged.attached;
-    let bus = u16::try_from(plugged.bus).ok();
-    let guest = bus.filter(|_| alive && !plugged.port.is_empty()).map(|bus| GuestPort { bus, port: plugged.port });
-    Plugged { device: DeviceName::new(plugged.name), address: parse_tag(&plugged.tag).filter(|_| alive), guest }
+fn translate(plugged: Vec<usb::Plugged>) -> Vec<Plugged> {
+    let one = |plugged: usb::Plugged| {
+        let alive = plugged.attached;
+        let bus = u16::try_from(plugged.bus).ok();
+        let guest = bus.filter(|_| alive && !plugged.port.is_empty()).map(|bus| GuestPort { bus, port: plugged.port });
+        Plugged { device: DeviceName::new(plugged.name), address: parse_tag(&plugged.tag).filter(|_| alive), guest }
+    };
+    plugged.into_iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -183,6 +185,6 @@ mod tests {
     fn what_qemu_no_longer_reaches_is_a_leftover() {
         let plugged =
             usb::Plugged { name: "stick".into(), tag: "003-017".into(), bus: 0, port: "1".into(), attached: false };
-        assert_eq!(translate(plugged), Plugged { device: "stick".into(), address: None, guest: None });
+        assert_eq!(translate(vec![plugged]), [Plugged { device: "stick".into(), address: None, guest: None }]);
     }
 }
