@@ -114,14 +114,26 @@ impl UsbDriver {
         }
     }
 
-    /// Waits until a claim is seen to be prepared and no device is on its way into a guest, nor has been for a moment.
-    async fn devices_are_in(&self, claim: &str) {
+    /// Waits until a claim is seen to be prepared and no device is on its way into a guest, nor has been for a moment; or until the
+    /// claim's attachment does not want its device any more, and so has no need to start before it ends.
+    async fn devices_are_in(&self, claim: &AllocatedClaim) {
+        let name = (claim.namespace.clone(), claim.name.clone());
+        let given_up = |last: &Looked| !last.wanted.contains(&name);
+        let knows = |last: &Looked| last.journal.prepared().any(|(uid, _)| uid == claim.uid);
+        let quiet = |last: &Looked| knows(last) && (given_up(last) || !last.bringing);
+        let stirred = |last: &Looked| given_up(last) || last.bringing;
         let mut looked = self.looked.clone();
-        let knows = |last: &Looked| last.journal.prepared().any(|(uid, _)| uid == claim);
-        let quiet = |last: &Option<Looked>| last.as_ref().is_some_and(|last| knows(last) && !last.bringing);
-        let bringing = |last: &Option<Looked>| last.as_ref().is_some_and(|last| last.bringing);
-        // Without the importer's loop the agent ends.
-        while looked.wait_for(quiet).await.is_ok() && timeout(TAKEN_IN, looked.wait_for(bringing)).await.is_ok() {}
+        loop {
+            match looked.wait_for(|last| last.as_ref().is_some_and(quiet)).await {
+                Ok(last) if last.as_ref().is_some_and(given_up) => return,
+                Ok(_) => {}
+                // The importer's loop has ended, and the agent with it.
+                Err(_) => return,
+            }
+            if timeout(TAKEN_IN, looked.wait_for(|last| last.as_ref().is_some_and(stirred))).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// A port that is not there, or that somebody else has taken since it was allocated, is no error here: the importer's
@@ -155,7 +167,7 @@ impl Driver for UsbDriver {
             if !is_of_attachment(claim) {
                 return;
             }
-            if timeout(DEVICES_FIRST, self.devices_are_in(&claim.uid)).await.is_err() {
+            if timeout(DEVICES_FIRST, self.devices_are_in(claim)).await.is_err() {
                 tracing::debug!(claim = %claim.name, "its pod is started while devices are still on their way");
             }
         })
