@@ -85,6 +85,7 @@ pub async fn plug(monitor: &Monitor, name: &str, device: BorrowedFd<'_>, tag: &s
         there.set = opened(monitor, &there.id).await?;
         let plugged = view.read(&there);
         if plugged.tag == tag && plugged.attached {
+            // What made somebody ask for it is not known, so what is remembered is doubted.
             return Ok(plugged);
         }
         // Its port stays taken for this time.

@@ -118,7 +118,7 @@ impl UsbDriver {
     /// claim's attachment does not want its device any more, and so has no need to start before it ends.
     async fn devices_are_in(&self, claim: &AllocatedClaim) {
         let name = (claim.namespace.clone(), claim.name.clone());
-        let given_up = |last: &Looked| !last.wanted.contains(&name);
+        let given_up = |last: &Looked| last.unwanted.contains(&name);
         let knows = |last: &Looked| last.journal.prepared().any(|(uid, _)| uid == claim.uid);
         let quiet = |last: &Looked| knows(last) && (given_up(last) || !last.bringing);
         let stirred = |last: &Looked| given_up(last) || last.bringing;

@@ -71,8 +71,9 @@ pub(super) struct Eyes {
 pub(super) struct Looked {
     /// The claims that were known to be prepared.
     pub(super) journal: Arc<Journal>,
-    /// The claims of attachments that want their device, by namespace and name.
-    pub(super) wanted: BTreeSet<(String, String)>,
+    /// The claims of attachments that do not want their device any more, by namespace and name. An attachment that was not seen yet is
+    /// not among them: the kubelet may know it before us.
+    pub(super) unwanted: BTreeSet<(String, String)>,
     /// A device was on its way into a guest.
     pub(super) bringing: bool,
 }
@@ -128,8 +129,8 @@ pub(super) async fn run(mut eyes: Eyes, steps: Arc<Steps>, wake: Arc<Notify>) {
         publish(&eyes.used, Some(used_here(&seen, &plugging(&busy))));
         publish(&eyes.reach, reach(&seen));
         publish(&eyes.held, Some(held(&seen)));
-        let wanted = pods::wanted_claims(&eyes.pods.state());
-        eyes.looked.send_replace(Some(Looked { journal, wanted, bringing: is_bringing(&seen) }));
+        let unwanted = pods::unwanted_claims(&eyes.pods.state());
+        eyes.looked.send_replace(Some(Looked { journal, unwanted, bringing: is_bringing(&seen) }));
         for action in plan(&seen) {
             // What has ended meanwhile may be seen half: the next look is on its way.
             if key(&action).is_none_or(|key| !busy.contains(&key)) {

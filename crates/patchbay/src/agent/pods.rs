@@ -68,14 +68,14 @@ pub(super) fn attachments(
     pods.iter().filter_map(read).collect()
 }
 
-/// The claims of those attachments among `pods` that want their device, by namespace and name.
-pub(super) fn wanted_claims(pods: &[Arc<Pod>]) -> BTreeSet<(String, String)> {
+/// The claims of those attachments among `pods` that do not want their device any more, by namespace and name.
+pub(super) fn unwanted_claims(pods: &[Arc<Pod>]) -> BTreeSet<(String, String)> {
     let of_pod = |pod: &Arc<Pod>| {
         let (namespace, claims) = (pod.metadata.namespace.clone()?, attachment::claims(pod).ok()?);
         let names = [Some(claims.device), claims.port].into_iter().flatten();
         Some(names.map(move |name| (namespace.clone(), name.to_string())))
     };
-    pods.iter().filter(|pod| attachment::wants_plugged(pod)).filter_map(of_pod).flatten().collect()
+    pods.iter().filter(|pod| !attachment::wants_plugged(pod)).filter_map(of_pod).flatten().collect()
 }
 
 /// Where the device of an attachment comes from: known once its claims are prepared.
