@@ -18,6 +18,7 @@
 //! undone; [`reach`] says how far each is.
 
 mod held;
+mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +27,8 @@ use crate::device::BusAddress;
 use crate::names::{ClaimRef, DeviceName, NodeName, PodRef, Uid};
 use crate::speed::PortName;
 use held::in_any_guest;
-pub use held::{Held, has_still, held, is_bringing, is_ours, used_by_guests, used_here};
+pub use held::{Held, has_still, held, is_ours, used_by_guests, used_here};
+pub use start::{DEVICES_FIRST, Start, Starting, is_bringing, start};
 
 /// What the agent sees of its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

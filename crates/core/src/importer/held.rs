@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Located, Observed, Plugged, Source, Step, locate};
+use super::{Observed, Plugged, Source};
 use crate::device::BusAddress;
 use crate::names::{DeviceName, Uid};
 
@@ -46,33 +46,6 @@ pub fn held(seen: &Observed) -> Held {
 /// while no agent was there to see it. What is not known is no reason to give a port up.
 pub fn is_ours(recorded: Option<u32>, attached: Option<u32>) -> bool {
     recorded.is_none() || attached.is_none() || recorded == attached
-}
-
-/// Whether a device is on its way into a guest. To start the pod of its attachment takes more of a processor than to bring the device,
-/// and nobody waits for that pod: so it is started afterwards.
-pub fn is_bringing(seen: &Observed) -> bool {
-    seen.attachments.iter().filter(|(_, attachment)| attachment.wanted).any(|(uid, attachment)| {
-        let Some(source) = &attachment.source else { return false };
-        let Some(machine) = seen.machines.get(&attachment.vm_pod.uid) else { return false };
-        if seen.moving.contains(&attachment.vm_pod.uid) {
-            return false;
-        }
-        match locate(seen, uid, source) {
-            Located::At(address) => {
-                let failed = seen.failures.contains_key(&Step::Plug(uid.clone()));
-                !failed && !machine.iter().any(|p| p.address == Some(address) && p.device == attachment.device)
-            }
-            Located::Missing(step, _) => step.is_some() || seen.calls.contains_key(uid) || is_coming(seen, source),
-        }
-    })
-}
-
-/// Whether the kernel has a device's session and not yet the device.
-fn is_coming(seen: &Observed, source: &Source) -> bool {
-    match source {
-        Source::Local { .. } => false,
-        Source::Remote { port, claim, .. } => seen.ports.get(port).is_some_and(|port| port.holds(&claim.uid)),
-    }
 }
 
 /// The devices of this node that a guest or pod of it has, or is to get: its drivers have to be let at them. `plugging` are

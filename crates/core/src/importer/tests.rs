@@ -2,6 +2,7 @@ use super::*;
 
 mod held;
 mod pods;
+mod start;
 
 const ADDRESS: BusAddress = BusAddress { bus: 3, device: 2 };
 

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use kube::Client;
 use patchbay_api::claim::DEVICE_REQUEST;
 use patchbay_api::{keys, port, slice};
-use patchbay_core::importer::Held;
+use patchbay_core::importer::{DEVICES_FIRST, Held, Start, Starting, start};
 use patchbay_core::names::{self, ClaimName, DeviceName, Namespace, NodeName, Uid};
 use patchbay_core::speed::PortName;
 use patchbay_dra::{AllocatedClaim, AllocatedDevice, ClaimRef, Driver, DriverError, Journal, Prepared, Record};
@@ -28,12 +28,6 @@ use super::records::Records;
 
 /// How long undoing waits for a device to be let go of. The kubelet asks again after an error.
 const LET_GO: Duration = Duration::from_secs(15);
-
-/// How long the start of an attachment's pod waits for devices that are on their way into guests: longer than sixteen need that come
-/// at once. Nothing but who uses the processors depends on it.
-const DEVICES_FIRST: Duration = Duration::from_secs(15);
-/// How long a guest may need to take in devices that were plugged. Nobody tells when it has.
-const TAKEN_IN: Duration = Duration::from_secs(5);
 
 /// The driver of one node.
 pub(super) struct UsbDriver {
@@ -114,23 +108,26 @@ impl UsbDriver {
         }
     }
 
-    /// Waits until a claim is seen to be prepared and no device is on its way into a guest, nor has been for a moment; or until the
-    /// claim's attachment does not want its device any more, and so has no need to start before it ends.
-    async fn devices_are_in(&self, claim: &AllocatedClaim) {
+    /// Waits until the pod of an attachment's claim may start.
+    async fn may_start(&self, claim: &AllocatedClaim) {
         let name = (claim.namespace.clone(), claim.name.clone());
-        let given_up = |last: &Looked| last.unwanted.contains(&name);
-        let knows = |last: &Looked| last.journal.prepared().any(|(uid, _)| uid == claim.uid);
-        let quiet = |last: &Looked| knows(last) && (given_up(last) || !last.bringing);
-        let stirred = |last: &Looked| given_up(last) || last.bringing;
+        let look = |last: &Looked| Starting {
+            seen: last.journal.prepared().any(|(uid, _)| uid == claim.uid),
+            unwanted: last.unwanted.contains(&name),
+            bringing: last.bringing,
+        };
+        let decide = |last: &Option<Looked>| last.as_ref().map_or(Start::NotYet, |last| start(look(last)));
         let mut looked = self.looked.clone();
         loop {
-            match looked.wait_for(|last| last.as_ref().is_some_and(quiet)).await {
-                Ok(last) if last.as_ref().is_some_and(given_up) => return,
-                Ok(_) => {}
-                // The importer's loop has ended, and the agent with it.
-                Err(_) => return,
-            }
-            if timeout(TAKEN_IN, looked.wait_for(|last| last.as_ref().is_some_and(stirred))).await.is_err() {
+            let known = decide(&looked.borrow_and_update());
+            let changed = looked.wait_for(|last| decide(last) != known);
+            let over = match known {
+                Start::Now => true,
+                Start::After(quiet) => timeout(quiet, changed).await.is_err(),
+                // When the importer's loop has ended, the agent has with it.
+                Start::NotYet => changed.await.is_err(),
+            };
+            if over {
                 return;
             }
         }
@@ -167,7 +164,7 @@ impl Driver for UsbDriver {
             if !is_of_attachment(claim) {
                 return;
             }
-            if timeout(DEVICES_FIRST, self.devices_are_in(claim)).await.is_err() {
+            if timeout(DEVICES_FIRST, self.may_start(claim)).await.is_err() {
                 tracing::debug!(claim = %claim.name, "its pod is started while devices are still on their way");
             }
         })
