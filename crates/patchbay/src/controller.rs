@@ -12,7 +12,7 @@
 //!
 //! | event | effect |
 //! |---|---|
-//! | a cache has changed | a plan, 5 ms later; in a storm, when twice the time of the last one has passed |
+//! | a cache has changed | a plan, 5 ms later; while there is something to write, when twice the time of the last one has passed |
 //! | a write has ended | the next one of the last plan begins; a plan, if something waited for just this one |
 //! | the time the plan asked for, a pause is over, 30 s | a plan |
 //! | the lease is lost | the process ends |
@@ -60,8 +60,8 @@ use watch::Seen;
 /// Changes that come together are planned for together.
 const COALESCE: Duration = Duration::from_millis(5);
 
-/// After a plan none is made for so many times as long as it took, so that most of the time is left for what it says: of ten
-/// thousand devices that are new each write is news.
+/// After a plan none is made for so many times as long as it took, unless all that it says is done before, so that most of the time is
+/// left for that: of ten thousand devices that are new each write is news.
 const REST: u32 = 2;
 
 /// The world is looked at so often even if nothing seems to have changed.
@@ -157,7 +157,7 @@ struct Shell {
     waiting: bool,
     /// No plan before.
     rested: Instant,
-    /// When to plan next.
+    /// When to plan next, if it has rested.
     due: Instant,
 }
 
@@ -194,14 +194,14 @@ impl Shell {
                 Some(seen) = self.watches.next() => self.see(seen),
                 Some(ended) = self.writes.next() => self.end(ended),
                 Ok(()) = self.leadership.changed() => self.hurry(Duration::ZERO),
-                () = tokio::time::sleep_until(self.due.into()) => self.due = self.step(),
+                () = tokio::time::sleep_until(self.due.max(self.rested).into()) => self.due = self.step(),
             }
         }
     }
 
-    /// Plans after `pause`, or when it has rested.
+    /// Plans after `pause`, if it has rested.
     fn hurry(&mut self, pause: Duration) {
-        self.due = self.due.min((Instant::now() + pause).max(self.rested));
+        self.due = self.due.min(Instant::now() + pause);
     }
 
     /// Takes in all news there are.
@@ -241,8 +241,11 @@ impl Shell {
         while self.ledger.running() < MOST_WRITES && self.leadership.borrow().is_certain(now) {
             let Some(action) = self.backlog.pop_front() else { break };
             if let Some(until) = self.admit(action, now) {
-                self.due = self.due.min(until.max(self.rested));
+                self.due = self.due.min(until);
             }
+        }
+        if self.ledger.running() == 0 && self.backlog.is_empty() {
+            self.rested = now;
         }
     }
 
@@ -287,8 +290,10 @@ impl Shell {
         if let Some(wake) = plan.wake_at {
             next = next.min(now + until(wake));
         }
-        self.rested = Instant::now() + now.elapsed() * REST;
-        next.max(self.rested)
+        if self.ledger.running() > 0 {
+            self.rested = Instant::now() + now.elapsed() * REST;
+        }
+        next
     }
 }
 
