@@ -69,6 +69,7 @@ impl Preparer {
             }
         }
         let devices = self.act(&claim).await?;
+        tracing::info!(claim = %asked, uid = asked.uid, "claim prepared");
         // Who undoes it does not wait for its start.
         drop(turn);
         self.driver.before_start(&claim).await;
@@ -82,7 +83,9 @@ impl Preparer {
         self.undo(asked, known.as_ref()).await?;
         // Also when nothing is known: the record of a prepare that was cut off may
         // still be on its way to the disk, and must not stay.
-        Ok(self.journal.remove(&asked.uid).await?)
+        self.journal.remove(&asked.uid).await?;
+        tracing::info!(claim = %asked, uid = asked.uid, "claim unprepared");
+        Ok(())
     }
 
     async fn resolve(&self, asked: &ClaimRef) -> Result<AllocatedClaim, ClaimError> {

@@ -46,7 +46,7 @@ impl Service {
         for (claim, task) in tasks {
             let answer = self.outcome(task).await;
             match &answer {
-                Ok(_) => tracing::info!(%claim, uid = claim.uid, "claim {verb}d"),
+                Ok(_) => tracing::debug!(%claim, uid = claim.uid, "kubelet is told that the claim is {verb}d"),
                 Err(error) => {
                     tracing::warn!(%claim, uid = claim.uid, error, "claim not {verb}d");
                 }

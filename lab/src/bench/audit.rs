@@ -66,14 +66,20 @@ pub(super) fn per_cycle(writes: &[Write], rounds: &[Round]) -> Cycle {
         return Cycle { writes: f64::NAN, told: f64::NAN, by: BTreeMap::new() };
     };
     let cycles = u32::try_from(rounds.len()).map_or(f64::NAN, f64::from);
-    let mut by = BTreeMap::<String, f64>::new();
+    let mut by = BTreeMap::<String, u32>::new();
     for write in writes.iter().filter(|w| (first.asked..=last.settled).contains(&w.at)) {
         if let Some(account) = write.account() {
-            *by.entry(format!("{account}: {}", write.what)).or_default() += 1.0 / cycles;
+            *by.entry(format!("{account}: {}", write.what)).or_default() += 1;
         }
     }
-    let sum = |events: bool| by.iter().filter(|(what, _)| what.ends_with(" events") == events).map(|(_, n)| n).sum();
-    Cycle { writes: sum(false), told: sum(true), by }
+    let all =
+        |events: bool| by.iter().filter(|(what, _)| what.ends_with(" events") == events).map(|(_, n)| *n).sum::<u32>();
+    let mean = |count: u32| f64::from(count) / cycles;
+    Cycle {
+        writes: mean(all(false)),
+        told: mean(all(true)),
+        by: by.into_iter().map(|(what, n)| (what, mean(n))).collect(),
+    }
 }
 
 #[cfg(test)]
