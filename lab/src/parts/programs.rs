@@ -23,9 +23,12 @@ pub(super) const HELM: &[&str] = &["helm"];
 /// What static programs of this workspace are built for: machines like this one.
 const TARGET: &str =
     if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
-/// Static, and with relative relocations packed: an agent's kernel has to read all of them into memory, and they would be a tenth of
-/// the program.
-const RUSTFLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
+/// What makes them static.
+const STATIC: &str = "-C target-feature=+crt-static";
+/// What packs their relative relocations: an agent's kernel has to read all of them into memory, and they would be a tenth of the program.
+const PACKED: &str = "-C link-arg=-Wl,-z,pack-relative-relocs";
+/// The first glibc in which a static program unpacks them when it starts (NEWS of glibc 2.36, `DT_RELR`).
+const UNPACKS: (u32, u32) = (2, 36);
 
 /// Kubernetes, built.
 pub(super) struct Kubernetes {
@@ -117,12 +120,13 @@ pub(super) fn own<const N: usize>(builder: &Builder, packages: [&str; N]) -> Res
     let all = packages.join(" and ");
     progress::step(&format!("building {all}"), || {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let libc = builder.command("getconf", "libc").args(["GNU_LIBC_VERSION"]).text()?;
         builder
             .command(cargo, packages.first().copied().unwrap_or("nothing"))
             .args(["build", "--release", "--locked", "--target", TARGET])
             .args(packages.iter().flat_map(|package| ["--package", package]))
             // For the target only: what runs while building is not affected when a target is named.
-            .env("RUSTFLAGS", RUSTFLAGS)
+            .env("RUSTFLAGS", rustflags(&libc))
             .folder(&builder.repository)
             .deadline(minutes(40))
             .run()
@@ -130,6 +134,17 @@ pub(super) fn own<const N: usize>(builder: &Builder, packages: [&str; N]) -> Res
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| builder.repository.join("target"), PathBuf::from);
     let folder = builder.repository.join(target).join(TARGET).join("release");
     Ok(packages.map(|package| folder.join(package)))
+}
+
+/// For a machine whose C library is called so, like `glibc 2.36`.
+fn rustflags(libc: &str) -> String {
+    let version = libc.trim().strip_prefix("glibc ").and_then(|version| version.split_once('.'));
+    let version = version.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    if version.is_some_and(|version: (u32, u32)| version >= UNPACKS) {
+        format!("{STATIC} {PACKED}")
+    } else {
+        STATIC.to_owned()
+    }
 }
 
 fn link(target: impl AsRef<Path>, path: &Path) -> Result<()> {
@@ -222,6 +237,16 @@ mod tests {
             for (_, module) in replaced {
                 assert!(module.ends_with(&version), "{} has {module}, not {version}", path.display());
             }
+        }
+    }
+
+    #[test]
+    fn relocations_are_packed_where_the_c_library_unpacks_them() {
+        for libc in ["glibc 2.36\n", "glibc 2.41", "glibc 3.0"] {
+            assert_eq!(rustflags(libc), format!("{STATIC} {PACKED}"), "{libc}");
+        }
+        for libc in ["glibc 2.35\n", "glibc 2", "", "musl"] {
+            assert_eq!(rustflags(libc), STATIC, "{libc}");
         }
     }
 
