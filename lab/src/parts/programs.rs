@@ -25,7 +25,7 @@ const TARGET: &str =
     if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
 /// What makes them static.
 const STATIC: &str = "-C target-feature=+crt-static";
-/// What packs their relative relocations: an agent's kernel has to read all of them into memory, and they would be a tenth of the program.
+/// What packs their relative relocations: a program reads them once, when it starts, and has a tenth of itself in memory for that.
 const PACKED: &str = "-C link-arg=-Wl,-z,pack-relative-relocs";
 /// The first glibc in which a static program unpacks them when it starts (NEWS of glibc 2.36, `DT_RELR`).
 const UNPACKS: (u32, u32) = (2, 36);
