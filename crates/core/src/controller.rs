@@ -23,14 +23,18 @@ mod engine;
 pub mod events;
 mod evictions;
 mod index;
+mod links;
 mod machines;
 mod migration;
 mod moves;
 mod operations;
+mod part;
+mod planner;
 mod pods;
 mod published;
 pub(crate) mod status;
 pub mod stopwatch;
+pub mod topic;
 mod twins;
 mod view;
 pub mod why;
@@ -40,9 +44,11 @@ pub use action::{Action, NewAttachment, Plan};
 pub use attachments::{attachment_name, claim_name, lacks_a_claim};
 pub use engine::pod_name;
 pub use migration::target_name;
+pub use planner::Planner;
 pub use world::World;
 
 use crate::conditions::Seconds;
+use view::View;
 
 /// An unassigned device that is absent for so long is forgotten.
 pub const FORGET_AFTER: Seconds = 600;
@@ -59,19 +65,36 @@ pub const CLAIMS_SEEN_WITHIN: Seconds = 5;
 /// The most devices a virtual machine may list.
 pub const MAX_DEVICES: usize = 16;
 
+/// What a plan is made of, in this order.
+const PHASES: [fn(&View<'_>, &mut Plan); 8] = [
+    engine::plan,
+    migration::plan,
+    attachments::plan,
+    devices::plan,
+    machines::plan,
+    operations::plan,
+    evictions::plan,
+    pods::plan,
+];
+
 /// Decides what to do about `world`.
 pub fn plan(world: &World) -> Plan {
-    let world = &view::View::of(world);
-    let mut plan = Plan::default();
-    engine::plan(world, &mut plan);
-    migration::plan(world, &mut plan);
-    attachments::plan(world, &mut plan);
-    devices::plan(world, &mut plan);
-    machines::plan(world, &mut plan);
-    operations::plan(world, &mut plan);
-    evictions::plan(world, &mut plan);
-    pods::plan(world, &mut plan);
-    plan
+    let mut all = Plan::default();
+    for plan in phases(world) {
+        all.actions.extend(plan.actions);
+        plan.wake_at.into_iter().for_each(|time| all.wake(time));
+    }
+    all
+}
+
+/// What each phase says.
+fn phases(world: &World) -> [Plan; PHASES.len()] {
+    let view = View::of(world);
+    PHASES.map(|phase| {
+        let mut plan = Plan::default();
+        phase(&view, &mut plan);
+        plan
+    })
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@
 //!
 //! | event | effect |
 //! |---|---|
-//! | a cache has changed | a plan, 5 ms later; while there is something to write, when twice the time of the last one has passed |
+//! | a cache has changed | a plan for what has, 5 ms later; while there is something to write, when twice the time of the last one has passed |
 //! | a write has ended | the next one of the last plan begins; a plan, if something waited for just this one |
-//! | the time the plan asked for, a pause is over, 30 s | a plan |
+//! | the time the plan asked for, a pause is over | a plan |
+//! | 30 s | a plan, compared with one for everything |
 //! | the lease is lost | the process ends |
 //! | SIGTERM, SIGINT | the lease is given back, the process ends |
 
@@ -40,10 +41,10 @@ use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt};
 use jiff::Timestamp;
 use kube::Client;
 use patchbay_core::conditions::Seconds;
+use patchbay_core::controller::Action;
 use patchbay_core::controller::census;
 use patchbay_core::controller::events::{Notice, notices};
 use patchbay_core::controller::stopwatch::Stopwatch;
-use patchbay_core::controller::{Action, plan};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connection;
@@ -64,7 +65,7 @@ const COALESCE: Duration = Duration::from_millis(5);
 /// left for that: of ten thousand devices that are new each write is news.
 const REST: u32 = 2;
 
-/// The world is looked at so often even if nothing seems to have changed.
+/// The plan for what has changed is compared so often with one for everything.
 const NET: Duration = Duration::from_secs(30);
 
 /// The most writes at a time.
@@ -159,6 +160,8 @@ struct Shell {
     rested: Instant,
     /// When to plan next, if it has rested.
     due: Instant,
+    /// When plans were compared last.
+    checked: Instant,
 }
 
 impl Shell {
@@ -185,6 +188,7 @@ impl Shell {
             waiting: false,
             rested: Instant::now(),
             due: Instant::now() + NET,
+            checked: Instant::now(),
         }
     }
 
@@ -273,12 +277,14 @@ impl Shell {
             self.backlog.clear();
             return next;
         }
-        self.caches.refresh(Timestamp::now().as_second());
-        let world = self.caches.world();
-        let plan = plan(world);
+        let doubted = now >= self.checked + NET;
+        if doubted {
+            self.checked = now;
+        }
+        next = self.checked + NET;
+        let plan = self.caches.plan(Timestamp::now().as_second(), doubted);
         let took = now.elapsed();
-        let laps = self.stopwatch.look(world, now.duration_since(self.begun));
-        self.metrics.planned(census::count(world), laps, took);
+        let world = self.caches.world();
         let actions: Vec<_> = plan.actions.into_iter().filter(|a| !target::is_done(a, world)).collect();
         let mut planned = BTreeSet::new();
         self.backlog.clear();
@@ -290,6 +296,10 @@ impl Shell {
         if let Some(wake) = plan.wake_at {
             next = next.min(now + until(wake));
         }
+        // To count all there is takes longer than to plan for what has changed.
+        let world = self.caches.world();
+        let laps = self.stopwatch.look(world, now.duration_since(self.begun));
+        self.metrics.planned(census::count(world), laps, took);
         if self.ledger.running() > 0 {
             self.rested = Instant::now() + now.elapsed() * REST;
         }

@@ -80,7 +80,15 @@ impl Cluster {
         // Without pods that would make claims from templates it makes no difference whether there are any.
         let of_pods = |a: &Action| matches!(a, Action::CreateTemplate { .. } | Action::DeleteTemplate { .. });
         let told = |a: &Action| scenario.pods || !of_pods(a);
-        let plan = || Arc::new(plan(&self.api.seen).actions.into_iter().filter(told).collect());
+        let plan = || {
+            let whole = plan(&self.api.seen).actions;
+            let mut planner = scenario.planner.borrow_mut();
+            planner.follow(&self.api.seen);
+            let parts = planner.plan(self.api.seen.now).actions;
+            let same = whole.len() == parts.len() && whole.iter().all(|action| parts.contains(action));
+            assert!(same, "for what has changed this is planned: {parts:?}\nand for the whole world: {whole:?}");
+            Arc::new(whole.into_iter().filter(told).collect())
+        };
         Arc::clone(plans.entry(self.api_hash()).or_insert_with(plan))
     }
 

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use patchbay_core::controller::Action;
 use patchbay_core::controller::world::{self, NodeDevice, Pool, Vm};
+use patchbay_core::controller::{Action, Planner};
 use patchbay_core::device::{Attributes, BusAddress, Device, HexId};
 use patchbay_core::names::{DeviceName, Namespace, NodeName, VmName};
 use patchbay_core::speed::{Hub, PortName, Speed};
@@ -50,6 +50,8 @@ pub struct Scenario {
     pub custody: bool,
     /// What the controller has planned so far, by the hash of what it saw.
     pub plans: Plans,
+    /// It sees one after the other of the worlds that were planned for, and has to plan the same for what has changed.
+    pub planner: RefCell<Planner>,
     /// The world it starts from.
     pub start: Cluster,
 }
@@ -77,6 +79,7 @@ impl Scenario {
             pods: false,
             custody: false,
             plans: Plans::default(),
+            planner: RefCell::default(),
             start,
         };
         empty.node("node-1").node("node-2")

@@ -90,7 +90,7 @@ impl<'w> Published<'w> {
 }
 
 /// The name of a second device of one serial number: 63 bytes at most.
-fn suffixed(name: &DeviceName, node: &NodeName) -> DeviceName {
+pub(super) fn suffixed(name: &DeviceName, node: &NodeName) -> DeviceName {
     let digest = Sha256::digest(node.as_str());
     let suffix: String = digest.iter().take(2).map(|b| format!("{b:02x}")).collect();
     let text = name.as_str();

@@ -12,6 +12,7 @@ mod evictions;
 mod machines;
 mod moves;
 mod operations;
+mod planner;
 mod pods;
 mod quiet;
 mod stopwatch;

@@ -1,7 +1,7 @@
 //! All caches together, and the world they show.
 //!
 //! The world is kept, and changed where a cache has changed: of ten thousand devices one has, and to make a world of all of them
-//! again would take longer than to plan.
+//! again would take longer than anything else. The planner has it, and knows by that for what to plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,9 @@ use patchbay_api::claim::{Role, Seen as ClaimSeen};
 use patchbay_api::slice::{Pools, Slice};
 use patchbay_api::virtual_machine::Machine;
 use patchbay_core::conditions::Seconds;
+use patchbay_core::controller::topic::Fact;
 use patchbay_core::controller::world::{self, World};
+use patchbay_core::controller::{Plan, Planner};
 use patchbay_core::names::{ClaimName, DeviceName, Namespace, NodeName, OperationName, PodName, Uid, VmName};
 use patchbay_core::speed::Hub;
 
@@ -40,7 +42,7 @@ pub(super) struct Caches {
     pools: BTreeMap<NodeName, Pools>,
     /// The nodes whose slices have changed since they were looked at.
     stale: BTreeSet<NodeName>,
-    world: World,
+    planner: Planner,
 }
 
 /// What the caches show of one object.
@@ -55,30 +57,36 @@ pub(super) struct Look {
 impl Caches {
     /// Takes news in; says whether anything is different now.
     pub(super) fn apply(&mut self, seen: Seen) -> bool {
-        let Self { world, stale, .. } = self;
+        let Self { planner, stale, .. } = self;
         match seen {
-            Seen::Node(delta) => self.nodes.apply(delta, |old, new| put(&mut world.nodes, old, new)),
-            Seen::Namespace(delta) => self.namespaces.apply(delta, |old, new| put(&mut world.namespaces, old, new)),
+            Seen::Node(delta) => self.nodes.apply(delta, |old, new| {
+                let name = old.or(new).map(|(name, _)| name);
+                name.into_iter().for_each(|name| planner.node(name, new.map(|(_, node)| node)));
+            }),
+            Seen::Namespace(delta) => self.namespaces.apply(delta, |old, new| {
+                let name = old.or(new).map(|(name, _)| name);
+                name.into_iter().for_each(|name| planner.namespace(name, new.map(|(_, deleting)| *deleting)));
+            }),
             Seen::Slice(delta) => self.slices.apply(delta, |old, new| {
                 stale.extend(old.into_iter().chain(new).map(|slice| slice.node.clone()));
             }),
-            Seen::NodeDevice(delta) => {
-                self.node_devices.apply(delta, |old, new| put(&mut world.node_devices, old, new))
-            }
-            Seen::Device(delta) => self.devices.apply(delta, |old, new| put(&mut world.devices, old, new)),
+            Seen::NodeDevice(delta) => self.node_devices.apply(delta, |old, new| put(planner, old, new)),
+            Seen::Device(delta) => self.devices.apply(delta, |old, new| put(planner, old, new)),
             Seen::Vm(delta) => self.vms.apply(delta, |old, new| {
-                old.map(|(key, ..)| world.vms.remove(key));
-                world.vms.extend(new.map(|(key, vm, _)| (key.clone(), vm.clone())));
+                let vm = |value: &VmValue| (value.0.clone(), value.1.clone());
+                put(planner, old.map(vm).as_ref(), new.map(vm).as_ref());
             }),
-            Seen::Budget(delta) => self.budgets.apply(delta, |old, new| mark(&mut world.budgets, old, new)),
-            Seen::Operation(delta) => self.operations.apply(delta, |old, new| put(&mut world.operations, old, new)),
-            Seen::VmPod(delta) => self.vm_pods.apply(delta, |old, new| put(&mut world.vm_pods, old, new)),
-            Seen::Attachment(delta) => self.attachments.apply(delta, |old, new| put(&mut world.attachments, old, new)),
-            Seen::Claim(delta) => self.claims.apply(delta, |old, new| claim(world, old, new)),
-            Seen::Template(delta) => self.templates.apply(delta, |old, new| put(&mut world.templates, old, new)),
-            Seen::PortTemplate(delta) => {
-                self.port_templates.apply(delta, |old, new| mark(&mut world.port_templates, old, new))
+            Seen::Budget(delta) => {
+                self.budgets.apply(delta, |old, new| mark(old, new, |key, there| planner.budget(key, there)))
             }
+            Seen::Operation(delta) => self.operations.apply(delta, |old, new| put(planner, old, new)),
+            Seen::VmPod(delta) => self.vm_pods.apply(delta, |old, new| put(planner, old, new)),
+            Seen::Attachment(delta) => self.attachments.apply(delta, |old, new| put(planner, old, new)),
+            Seen::Claim(delta) => self.claims.apply(delta, |old, new| claim(planner, old, new)),
+            Seen::Template(delta) => self.templates.apply(delta, |old, new| put(planner, old, new)),
+            Seen::PortTemplate(delta) => self
+                .port_templates
+                .apply(delta, |old, new| mark(old, new, |key, there| planner.port_template(key, there))),
         }
     }
 
@@ -99,9 +107,8 @@ impl Caches {
             && self.port_templates.synced()
     }
 
-    /// Makes the world that of `now`.
-    pub(super) fn refresh(&mut self, now: Seconds) {
-        self.world.now = now;
+    /// What to do at `now`. Where it is `doubted` that everything was planned for that has changed, that is found out first.
+    pub(super) fn plan(&mut self, now: Seconds, doubted: bool) -> Plan {
         let mut parts: BTreeMap<&NodeName, Vec<&Slice>> = BTreeMap::new();
         if !self.stale.is_empty() {
             for slice in self.slices.values().filter(|slice| self.stale.contains(&slice.node)) {
@@ -111,17 +118,23 @@ impl Caches {
         for node in &self.stale {
             let Some(slices) = parts.remove(node) else {
                 self.pools.remove(node);
-                self.world.pools.remove(node);
+                self.planner.pool(node, None);
                 continue;
             };
-            self.world.pools.extend(self.pools.entry(node.clone()).or_default().update(slices));
+            for (node, pool) in self.pools.entry(node.clone()).or_default().update(slices) {
+                self.planner.pool(&node, Some(&pool));
+            }
         }
         self.stale.clear();
+        if doubted && self.planner.doubt(now) {
+            tracing::warn!("something has changed and was not planned for: everything is planned for anew");
+        }
+        self.planner.plan(now)
     }
 
-    /// The world as it was at the last [`refresh`](Self::refresh).
+    /// The world as it was at the last [`plan`](Self::plan).
     pub(super) fn world(&self) -> &World {
-        &self.world
+        self.planner.world()
     }
 
     /// What is known of one object.
@@ -148,41 +161,51 @@ impl Caches {
     }
 }
 
-/// Changes a map where a cache has changed.
-fn put<K: Clone + Ord, V: Clone>(map: &mut BTreeMap<K, V>, old: Option<&(K, V)>, new: Option<&(K, V)>) {
-    old.map(|(key, _)| map.remove(key));
-    map.extend(new.cloned());
+/// Tells the planner what has changed in a cache.
+fn put<F: Fact>(planner: &mut Planner, old: Option<&(F::Key, F)>, new: Option<&(F::Key, F)>) {
+    match (old, new) {
+        (_, Some((key, fact))) => planner.put(key, fact),
+        (Some((key, _)), None) => planner.remove::<F>(key),
+        (None, None) => {}
+    }
 }
 
-/// The same of a set.
-fn mark<K: Clone + Ord>(set: &mut BTreeSet<K>, old: Option<&K>, new: Option<&K>) {
-    old.map(|key| set.remove(key));
-    set.extend(new.cloned());
+/// The same of what is only there or not there.
+fn mark<K>(old: Option<&K>, new: Option<&K>, mut tell: impl FnMut(&K, bool)) {
+    if let Some(key) = old.or(new) {
+        tell(key, new.is_some());
+    }
 }
 
 /// The same of claims: what they are for, and the ports they hold.
-fn claim(world: &mut World, old: Option<&ClaimValue>, new: Option<&ClaimValue>) {
+fn claim(planner: &mut Planner, old: Option<&ClaimValue>, new: Option<&ClaimValue>) {
     if let Some((key, claim)) = old {
-        world.port_claims.remove(key);
-        world.claims.remove(key);
-        world.pod_claims.remove(key);
-        for port in &claim.ports {
-            if let Some(left) = world.ports_used.remove(port).and_then(|used| used.checked_sub(1)).filter(|n| *n > 0) {
-                world.ports_used.insert(port.clone(), left);
-            }
+        match claim.role {
+            Role::Device(_) => planner.remove::<world::Claim>(key),
+            Role::Pod(_) => planner.remove::<world::PodClaim>(key),
+            Role::Other => {}
         }
     }
-    let Some((key, claim)) = new else { return };
-    if !claim.ports.is_empty() {
-        world.port_claims.insert(key.clone());
+    if let Some((key, claim)) = new {
+        match &claim.role {
+            Role::Device(claim) => planner.put(key, claim),
+            Role::Pod(claim) => planner.put(key, claim),
+            Role::Other => {}
+        }
     }
-    for port in &claim.ports {
-        *world.ports_used.entry(port.clone()).or_default() += 1;
+    let ports = |value: Option<&ClaimValue>| value.map(|(_, claim)| claim.ports.clone()).unwrap_or_default();
+    let (before, now) = (ports(old), ports(new));
+    if before == now {
+        return;
     }
-    match &claim.role {
-        Role::Device(claim) => drop(world.claims.insert(key.clone(), claim.clone())),
-        Role::Pod(claim) => drop(world.pod_claims.insert(key.clone(), claim.clone())),
-        Role::Other => {}
+    if let Some((key, _)) = old.or(new) {
+        planner.port_claim(key, !now.is_empty());
+    }
+    for port in before.iter().chain(&now).collect::<BTreeSet<_>>() {
+        let count = |ports: &[(NodeName, Hub)]| ports.iter().filter(|p| *p == port).count();
+        let used = planner.world().ports_used.get(port).copied().unwrap_or_default();
+        let used = (used + count(&now)).saturating_sub(count(&before));
+        planner.ports_used(port, Some(used).filter(|used| *used > 0));
     }
 }
 
@@ -200,7 +223,7 @@ mod tests {
     use super::*;
 
     fn world(caches: &mut Caches, now: Seconds) -> &World {
-        caches.refresh(now);
+        caches.plan(now, false);
         caches.world()
     }
 

@@ -1,14 +1,15 @@
 //! Worlds in a few words, and a stand-in for the shell and for everybody else.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::conditions::{Condition, GuestPort, PluggedState};
+use crate::conditions::{Condition, GuestPort, PluggedState, Seconds};
 use crate::controller::action::Action;
 use crate::controller::world::{
     Allocated, Attachment, Claim, DeviceStatus, Moving, Node, NodeDevice, Operation, OperationKind, Placement,
     PodClaim, PodState, Pool, RunPolicy, Template, UsbDevice, Vm, VmPod, Want, World,
 };
-use crate::controller::{Plan, claim_name, plan, pod_name};
+use crate::controller::{Plan, Planner, claim_name, plan, pod_name};
 use crate::device::{Attributes, BusAddress, Device, HexId};
 use crate::names::{DeviceName, Namespace, NodeName, PodName, Uid, VmName};
 use crate::speed::Speed;
@@ -23,12 +24,15 @@ pub(super) struct Builder {
     /// Everything that was done, in order.
     pub(super) done: Vec<Action>,
     uids: u32,
+    /// It sees each world that a plan is made for, one after the other.
+    planner: RefCell<Planner>,
 }
 
 /// Two namespaces, `blue` and `green`, and nothing else.
 pub(super) fn world() -> Builder {
     let namespaces = [("blue".into(), false), ("green".into(), false)].into();
-    Builder { world: World { now: START, namespaces, ..World::default() }, done: Vec::new(), uids: 0 }
+    let world = World { now: START, namespaces, ..World::default() };
+    Builder { world, done: Vec::new(), uids: 0, planner: RefCell::default() }
 }
 
 impl Builder {
@@ -159,8 +163,22 @@ impl Builder {
         vm.generation += 1;
     }
 
+    /// The plan; that for what has changed since the last one says the same.
     pub(super) fn plan(&self) -> Plan {
-        plan(&self.world)
+        let whole = plan(&self.world);
+        let mut planner = self.planner.borrow_mut();
+        planner.follow(&self.world);
+        assert_eq!(*planner.world(), World { now: planner.world().now, ..self.world.clone() });
+        let parts = planner.plan(self.world.now);
+        let sorted = |plan: &Plan| {
+            let mut all = briefs(&plan.actions);
+            all.sort();
+            all
+        };
+        assert_eq!(sorted(&parts), sorted(&whole));
+        let wake = |plan: &Plan| plan.wake_at.unwrap_or(Seconds::MAX);
+        assert!(wake(&parts) <= wake(&whole), "{:?} instead of {:?}", parts.wake_at, whole.wake_at);
+        whole
     }
 
     /// Carries out one plan.
