@@ -17,16 +17,18 @@
 //! Owner and label are put right in place: they are no part of what readers read,
 //! so no new generation is needed.
 
+mod part;
+
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::resource::v1::{Device, ResourcePool, ResourceSlice, ResourceSliceSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::api::resource::v1::{ResourceSlice, ResourceSliceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
-use crate::pool::{NodeScope, Pool};
+use self::part::Part;
+use crate::pool::Pool;
 
-/// Most devices in one slice (`resource.k8s.io/v1`).
-pub const MAX_DEVICES: usize = 128;
+pub use self::part::MAX_DEVICES;
 
 /// Who publishes: parts of the names of slices, and how our own are recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,26 +85,6 @@ impl Publishing {
                 .and_then(|(_, index)| index.parse().ok())
                 .is_some_and(|index| self.slice_name(&slice.spec.pool.name, index) == name)
     }
-
-    /// What a slice of a pool is to be.
-    fn spec(&self, pool: &Pool, generation: i64, count: usize, devices: &[Device]) -> ResourceSliceSpec {
-        let (all_nodes, node_name) = match pool.scope() {
-            NodeScope::AllNodes => (Some(true), None),
-            NodeScope::NodeName(name) => (None, Some(name.clone())),
-        };
-        ResourceSliceSpec {
-            all_nodes,
-            node_name,
-            driver: self.driver.clone(),
-            pool: ResourcePool {
-                generation,
-                name: pool.name().to_owned(),
-                resource_slice_count: i64::try_from(count).unwrap_or(i64::MAX),
-            },
-            devices: (!devices.is_empty()).then(|| devices.to_vec()),
-            ..ResourceSliceSpec::default()
-        }
-    }
 }
 
 /// The first bytes of a digest of some texts, in hex digits.
@@ -154,97 +136,38 @@ fn plan_pool(
     present: &[&ResourceSlice],
     floor: i64,
 ) -> Vec<Action> {
-    let chunks: Vec<&[Device]> = match pool.devices() {
-        [] => vec![&[]],
-        devices => devices.chunks(MAX_DEVICES).collect(),
-    };
-    let layout = |generation| -> Vec<(String, ResourceSliceSpec)> {
-        chunks
-            .iter()
-            .enumerate()
-            .map(|(index, devices)| {
-                let spec = publishing.spec(pool, generation, chunks.len(), devices);
-                (publishing.slice_name(pool.name(), index), spec)
-            })
-            .collect()
-    };
+    let layout = Part::all(publishing, pool);
     let highest = present.iter().map(|slice| slice.spec.pool.generation).max().unwrap_or_default().max(floor);
-    let current = layout(highest);
     let mut latest = present.iter().filter(|slice| slice.spec.pool.generation == highest).peekable();
     let continues = latest.peek().is_some()
-        && latest.all(|slice| current.iter().any(|(name, spec)| is_named(slice, name) && same(&slice.spec, spec)));
-    let layout = if continues { current } else { layout(highest.saturating_add(1)) };
+        && latest.all(|slice| layout.iter().any(|part| part.is_named(slice) && part.is(&slice.spec, highest)));
+    let generation = if continues { highest } else { highest.saturating_add(1) };
     let mut actions = Vec::new();
-    for (name, spec) in &layout {
-        let there = present.iter().find(|slice| is_named(slice, name));
-        actions.extend(write(publishing, there.copied(), name, spec, owner));
+    for part in &layout {
+        let there = present.iter().find(|slice| part.is_named(slice));
+        actions.extend(part.write(there.copied(), generation, owner));
     }
-    let obsolete = |slice: &&&ResourceSlice| !layout.iter().any(|(name, _)| is_named(slice, name));
+    let obsolete = |slice: &&&ResourceSlice| !layout.iter().any(|part| part.is_named(slice));
     actions.extend(present.iter().filter(obsolete).copied().map(delete));
     actions
-}
-
-/// The writes for one slice: none when it is as wanted.
-fn write(
-    publishing: &Publishing,
-    there: Option<&ResourceSlice>,
-    name: &str,
-    spec: &ResourceSliceSpec,
-    owner: &OwnerReference,
-) -> Vec<Action> {
-    let create = |spec: &ResourceSliceSpec| {
-        Action::Create(Box::new(ResourceSlice {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                labels: Some([(publishing.label(), publishing.label_value())].into()),
-                owner_references: Some(vec![owner.clone()]),
-                ..ObjectMeta::default()
-            },
-            spec: spec.clone(),
-        }))
-    };
-    let Some(slice) = there else {
-        return vec![create(spec)];
-    };
-    if same(&slice.spec, spec) && is_owned(slice, owner) && publishing.has_labelled(slice) {
-        return Vec::new();
-    }
-    // The API does not let a slice move to another node.
-    if slice.spec.node_name != spec.node_name {
-        return vec![delete(slice), create(spec)];
-    }
-    let mut slice = slice.clone();
-    let owners = slice.metadata.owner_references.get_or_insert_default();
-    owners.retain(|other| other.kind != owner.kind);
-    owners.push(owner.clone());
-    slice.metadata.labels.get_or_insert_default().insert(publishing.label(), publishing.label_value());
-    slice.spec = spec.clone();
-    vec![Action::Update(Box::new(slice))]
 }
 
 fn delete(slice: &ResourceSlice) -> Action {
     Action::Delete { name: slice.metadata.name.clone().unwrap_or_default(), uid: slice.metadata.uid.clone() }
 }
 
-fn is_named(slice: &ResourceSlice, name: &str) -> bool {
-    slice.metadata.name.as_deref() == Some(name)
-}
-
-fn is_owned(slice: &ResourceSlice, owner: &OwnerReference) -> bool {
-    let mut owners = slice.metadata.owner_references.iter().flatten();
-    owners.any(|other| other.kind == owner.kind && other.uid == owner.uid)
-}
-
 /// Whether two contents mean the same: an absent list is an empty list, an
 /// absent flag is false.
 pub(crate) fn same(a: &ResourceSliceSpec, b: &ResourceSliceSpec) -> bool {
-    fn list<T>(all: &Option<Vec<T>>) -> &[T] {
-        all.as_deref().unwrap_or_default()
-    }
+    list(&a.devices) == list(&b.devices) && same_frame(a, b)
+}
+
+/// The same of all but the devices.
+fn same_frame(a: &ResourceSliceSpec, b: &ResourceSliceSpec) -> bool {
     // Each field by its name, so that none is forgotten.
     let ResourceSliceSpec {
         all_nodes,
-        devices,
+        devices: _,
         driver,
         node_name,
         node_selector,
@@ -254,11 +177,14 @@ pub(crate) fn same(a: &ResourceSliceSpec, b: &ResourceSliceSpec) -> bool {
     } = a;
     let is_set = |flag: Option<bool>| flag == Some(true);
     is_set(*all_nodes) == is_set(b.all_nodes)
-        && list(devices) == list(&b.devices)
         && *driver == b.driver
         && *node_name == b.node_name
         && *node_selector == b.node_selector
         && is_set(*per_device_node_selection) == is_set(b.per_device_node_selection)
         && *pool == b.pool
         && list(shared_counters) == list(&b.shared_counters)
+}
+
+fn list<T>(all: &Option<Vec<T>>) -> &[T] {
+    all.as_deref().unwrap_or_default()
 }

@@ -30,6 +30,7 @@ mod importer;
 mod inventory;
 mod machines;
 mod moves;
+mod offer;
 mod pod_use;
 mod pods;
 mod records;
@@ -43,15 +44,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use patchbay_api::slice;
 use patchbay_core::DRIVER;
 use patchbay_core::custody::Returned;
 use patchbay_core::host_use::Keyboards;
-use patchbay_core::importer::Source;
-use patchbay_core::names::{NodeName, Uid};
-use patchbay_dra::{
-    Journal, NodeScope, Patience, Plugin, Pool, Publishing, Records as JournalRecords, SlicePublisher, liveness,
-};
+use patchbay_core::names::NodeName;
+use patchbay_dra::{Journal, Patience, Plugin, Publishing, SlicePublisher, liveness};
 use patchbay_link::{Credentials, HangUp, Listener};
 use patchbay_usb::{hints, root::SysRoot};
 use patchbay_usbip::modules::{self, Module};
@@ -61,7 +58,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::connection;
 use crate::metrics::{AgentMetrics, Scrape};
-use containers::{Containers, given_here};
+use containers::Containers;
 use custody::{Custody, Parts, Policy};
 use exports::Exports;
 use inventory::Inventory;
@@ -176,7 +173,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
     );
     let (in_reach_writer, in_reach) = watch::channel(InReach::new());
     let (pools, wanted) = watch::channel(None);
-    tokio::spawn(publish(node.clone(), records.clone(), journal.watch(), inventory.clone(), in_reach, pools));
+    tokio::spawn(offer::publish(node.clone(), records.clone(), journal.watch(), inventory.clone(), in_reach, pools));
     tokio::spawn(scanning);
     let publishing = Publishing { driver: DRIVER.to_owned(), node: args.node.clone() };
     let _publisher = SlicePublisher::start(client.clone(), publishing, wanted, Patience::default());
@@ -313,63 +310,4 @@ async fn serve_exports(
         }
     });
     Ok(())
-}
-
-/// Turns what the node has into what is published. Nothing is published before the first look.
-async fn publish(
-    node: NodeName,
-    records: Records,
-    mut journal: watch::Receiver<Arc<JournalRecords>>,
-    mut inventory: watch::Receiver<Arc<Inventory>>,
-    mut in_reach: watch::Receiver<InReach>,
-    pools: watch::Sender<Option<Vec<Pool>>>,
-) {
-    if inventory.changed().await.is_err() {
-        return;
-    }
-    loop {
-        let (now, used) = (inventory.borrow_and_update().clone(), in_reach.borrow_and_update().clone());
-        let published = now.published(&given_here(&node, &journal.borrow_and_update()));
-        let devices = Pool::new(
-            slice::device_pool(&node),
-            NodeScope::AllNodes,
-            published.iter().map(|device| slice::device(device, &node)),
-        );
-        let facts = records.facts();
-        let ports = Pool::new(
-            slice::port_pool(&node),
-            NodeScope::NodeName(node.to_string()),
-            now.offered(&facts)
-                .into_iter()
-                .map(|port| {
-                    slice::port(
-                        &port.name,
-                        user(&used, |s| matches!(s, Source::Remote { port: p, .. } if *p == port.name)),
-                    )
-                })
-                .chain(published.iter().map(|device| {
-                    let local = |s: &Source| matches!(s, Source::Local { device: d } if *d == device.name);
-                    slice::token(&device.name, &node, user(&used, local))
-                })),
-        );
-        for problem in devices.1.iter().chain(&ports.1) {
-            tracing::error!(%problem, "a device of ours is not one the API takes");
-        }
-        let wanted = Some(vec![devices.0, ports.0]);
-        pools.send_if_modified(|known| {
-            let changed = *known != wanted;
-            *known = wanted;
-            changed
-        });
-        tokio::select! {
-            changed = inventory.changed() => if changed.is_err() { return },
-            changed = journal.changed() => if changed.is_err() { return },
-            changed = in_reach.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-/// The claim that uses what `is` describes.
-fn user(used: &InReach, is: impl Fn(&Source) -> bool) -> Option<&Uid> {
-    used.iter().find(|(_, source)| is(source)).map(|(uid, _)| uid)
 }

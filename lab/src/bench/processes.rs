@@ -19,8 +19,8 @@ const WATCHED: Duration = Duration::from_secs(300);
 /// Of `utime` and `stime` in `/proc/PID/stat` (proc(5)): 100 to a second on every Linux.
 const TICK: f64 = 0.01;
 
-/// Prints `<command> <pid> <kB resident> <ticks of CPU time>`, and for each thread `<its id>:<times it went to sleep>`.
-const PROCESS: &str = r#"name=$2 rss=$(awk '/^VmRSS:/ { print $2 }' $d/status)
+/// Prints `<command> <pid> <kB resident> <kB of that anonymous> <ticks of CPU time>`, and for each thread `<its id>:<times it went to sleep>`.
+const PROCESS: &str = r#"name=$2 rss=$(awk '/^VmRSS:/ { rss = $2 } /^RssAnon:/ { anon = $2 } END { print rss, anon }' $d/status)
   ticks=$(sed 's/.*) //' $d/stat | awk '{ print $12 + $13 }')
   naps=$(awk '/^Pid:/ { id = $2 } /^voluntary_ctxt/ { print id ":" $2 }' $d/task/*/status)
   echo $name ${d#/proc/} $rss $ticks $naps"#;
@@ -31,6 +31,7 @@ pub(super) struct Process {
     name: String,
     node: String,
     resident_mib: f64,
+    anonymous_mib: f64,
     cpu_percent: f64,
     wakeups_per_second: f64,
 }
@@ -51,6 +52,7 @@ impl Process {
         let aim = if name == "agent" { 15.0 } else { 60.0 };
         vec![
             Row::figure(&format!("{name} on {node}: resident memory"), self.resident_mib, "MiB").at_most(aim),
+            Row::figure("  of that anonymous: heap and stacks", self.anonymous_mib, "MiB"),
             Row::figure("  CPU of one core while idle", self.cpu_percent, "%"),
             Row::figure("  wake-ups of its threads while idle", self.wakeups_per_second, "/s"),
         ]
@@ -64,6 +66,7 @@ type Key = (String, String);
 #[derive(Debug, PartialEq)]
 struct Usage {
     resident: f64,
+    anonymous: f64,
     ticks: f64,
     /// Of each thread.
     naps: BTreeMap<String, f64>,
@@ -104,6 +107,7 @@ impl Usages {
                     name: key.0,
                     node: node.clone(),
                     resident_mib: usage.resident / 1024.0,
+                    anonymous_mib: usage.anonymous / 1024.0,
                     cpu_percent: (usage.ticks - earlier.ticks) * TICK / seconds * 100.0,
                     wakeups_per_second: usage.naps_since(earlier) / seconds,
                 });
@@ -131,12 +135,13 @@ pub(super) fn idle(lab: &Lab) -> Result<(Vec<Process>, f64)> {
 fn of_line(line: &str) -> Option<(Key, Usage)> {
     let mut words = line.split_whitespace();
     let key = (words.next()?.to_owned(), words.next()?.to_owned());
-    let (resident, ticks) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let mut number = || words.next()?.parse().ok();
+    let (resident, anonymous, ticks) = (number()?, number()?, number()?);
     let thread = |word: &str| {
         let (thread, naps) = word.split_once(':')?;
         Some((thread.to_owned(), naps.parse().ok()?))
     };
-    Some((key, Usage { resident, ticks, naps: words.filter_map(thread).collect() }))
+    Some((key, Usage { resident, anonymous, ticks, naps: words.filter_map(thread).collect() }))
 }
 
 #[cfg(test)]
@@ -145,8 +150,8 @@ mod tests {
 
     #[test]
     fn threads_that_ended_meanwhile_take_nothing_from_the_sleeps_of_the_others() {
-        let (key, then) = of_line("agent 71 14336 12 71:100 72:9000").unwrap();
-        let (_, now) = of_line("agent 71 14336 15 71:104 90:3").unwrap();
+        let (key, then) = of_line("agent 71 14336 3072 12 71:100 72:9000").unwrap();
+        let (_, now) = of_line("agent 71 14336 3072 15 71:104 90:3").unwrap();
         assert_eq!(key, ("agent".into(), "71".into()));
         assert!((now.naps_since(&then) - 7.0).abs() < 1e-9);
         assert_eq!(of_line("agent 71"), None);
