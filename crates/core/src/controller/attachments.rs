@@ -203,10 +203,12 @@ pub(super) fn plan(world: &View<'_>, plan: &mut Plan) {
     }
 }
 
-/// When a kubelet is to be reminded of a pod; None when it has started it, or was reminded often enough.
+/// When a kubelet is to be reminded of a pod; None when it has started it, or was reminded often enough. Where the device is in the
+/// guest it has prepared the claims, and does not start the pod because the agent has it wait.
 fn reminder(attachment: &Attachment) -> Option<Seconds> {
     let Placement::Placed(since) = attachment.placement else { return None };
-    let after = REMIND_AFTER.get(attachment.reminders).filter(|_| attachment.state == PodState::Pending)?;
+    let waits = attachment.state == PodState::Pending && !attachment.holds();
+    let after = REMIND_AFTER.get(attachment.reminders).filter(|_| waits)?;
     Some(since.saturating_add(*after))
 }
 

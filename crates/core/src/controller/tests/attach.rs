@@ -47,6 +47,7 @@ fn a_kubelet_that_does_not_start_an_attachment_is_reminded_of_it_for_two_minutes
     let mut it = attached("node-2");
     let began = it.world.now;
     (it.attachment().placement, it.attachment().state) = (Placement::Placed(began), PodState::Pending);
+    it.attachment().plugged = None;
     let mut reminded = Vec::new();
     while reminded.len() < 9 {
         let plan = it.plan();
@@ -63,7 +64,10 @@ fn a_kubelet_that_does_not_start_an_attachment_is_reminded_of_it_for_two_minutes
     assert_eq!(reminded, times.into_iter().zip((1..).map(text)).collect::<Vec<_>>());
     it.attachment().reminders = 0;
     it.attachment().state = PodState::Running;
-    assert_eq!(it.settled().plan().actions, [], "it runs");
+    assert_eq!(it.clone().settled().plan().actions, [], "it runs");
+    it.attachment().state = PodState::Pending;
+    it.plug_in();
+    assert_eq!(it.settled().plan().wake_at, None, "its claims were prepared");
 }
 
 /// Watches of different kinds are not told in order: the pod may be seen before the claim that was made before it.
