@@ -52,12 +52,14 @@ impl Planner {
         &self.world
     }
 
-    /// Compares with the plan for the whole world. Where something was missed everything is planned anew, and it is said that it was.
+    /// Compares with the plan for the whole world, and says whether something was missed. Unless both say that nothing is to be done,
+    /// everything is planned anew: what is kept may have been overtaken, which a comparison would not tell from a later time.
     pub fn doubt(&mut self, now: Seconds) -> bool {
         let kept = self.plan(now);
         let whole = plan(&self.world);
         let wakes = |plan: &Plan| plan.wake_at.unwrap_or(Seconds::MAX);
-        if kept.actions.len() == whole.actions.len() && wakes(&kept) <= wakes(&whole) {
+        let missed = kept.actions.len() != whole.actions.len() || wakes(&kept) > wakes(&whole);
+        if !missed && whole.actions.is_empty() {
             return false;
         }
         self.plans.clear();
@@ -65,7 +67,7 @@ impl Planner {
         let all = self.links.topics().filter(|topic| !topic.is_place()).cloned();
         let nodes = self.world.pools.keys().cloned().map(Topic::Node);
         self.dirty.extend(all.chain(nodes));
-        true
+        missed
     }
 
     /// What to do at this time.

@@ -55,6 +55,21 @@ fn what_is_not_done_is_said_again() {
     planner.follow(&it.world);
     assert_eq!(planner.plan(it.world.now).actions, first.actions[1..]);
     assert!(!planner.doubt(it.world.now));
+    assert_eq!(planner.plan(it.world.now).actions, first.actions[1..]);
+}
+
+#[test]
+fn what_is_kept_and_was_overtaken_unseen_is_planned_anew() {
+    let it = world().node("node-1").device("stick", "node-1");
+    let mut planner = planner(&it);
+    let before = planner.plan(it.world.now);
+    let dead = Node { ready: false, since: it.world.now, cordoned: false };
+    planner.world_mut().nodes.insert("node-1".into(), dead);
+    assert_eq!(planner.plan(it.world.now).actions, before.actions);
+    planner.doubt(it.world.now);
+    let after = planner.plan(it.world.now);
+    assert_eq!(after.actions.len(), before.actions.len());
+    assert_ne!(after.actions, before.actions, "the object is made, and says that its node is not ready");
 }
 
 #[test]
