@@ -161,20 +161,20 @@ impl Caches {
     }
 }
 
-/// Tells the planner what has changed in a cache.
+/// Tells the planner what has changed in a cache. What an object is called may be written in it, and then changes with it.
 fn put<F: Fact>(planner: &mut Planner, old: Option<&(F::Key, F)>, new: Option<&(F::Key, F)>) {
-    match (old, new) {
-        (_, Some((key, fact))) => planner.put(key, fact),
-        (Some((key, _)), None) => planner.remove::<F>(key),
-        (None, None) => {}
+    if let Some((key, _)) = old.filter(|(key, _)| new.is_none_or(|(now, _)| now != key)) {
+        planner.remove::<F>(key);
+    }
+    if let Some((key, fact)) = new {
+        planner.put(key, fact);
     }
 }
 
 /// The same of what is only there or not there.
 fn mark<K>(old: Option<&K>, new: Option<&K>, mut tell: impl FnMut(&K, bool)) {
-    if let Some(key) = old.or(new) {
-        tell(key, new.is_some());
-    }
+    old.into_iter().for_each(|key| tell(key, false));
+    new.into_iter().for_each(|key| tell(key, true));
 }
 
 /// The same of claims: what they are for, and the ports they hold.
@@ -283,6 +283,16 @@ mod tests {
         let seen = world(&mut caches, 0);
         assert_eq!(seen.ports_used, [(port("node-1", Hub::Usb2), 1)].into());
         assert_eq!(seen.port_claims.len(), 1);
+    }
+
+    #[test]
+    fn a_budget_that_says_to_be_another_machines_is_no_longer_the_firsts() {
+        let mut caches = Caches::default();
+        for vm in ["vm-a", "vm-b"] {
+            let key = (Namespace::new("blue"), VmName::new(vm));
+            caches.apply(Seen::Budget(put("blue", "budget", key.clone())));
+            assert_eq!(world(&mut caches, 0).budgets, [key].into());
+        }
     }
 
     #[test]
