@@ -111,6 +111,7 @@ fn measure(lab: &Lab) -> Result<()> {
         Row::figure("  added by our control path (medians, without those)", added, "ms").at_most(300.0),
         Row::times("detach: list changed -> guest sees it go", &detach).at_most(150.0),
         Row::times("  the same by hand: device_del", &hand.detach),
+        Row::times("  of that QEMU, which resets the device before it lets the guest go on", &hand.closed),
         Row::times("cable in -> NodeUSBDevice ready", &cable.total).at_most(100.0),
         Row::times("  the kernel alone: until its uevent", &cable.kernel),
         Row::times("  ours: from the uevent on", &cable.ours).at_most(100.0),

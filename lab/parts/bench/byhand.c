@@ -5,7 +5,7 @@
  *   byhand watch                  tells for ever: "<microseconds since 1970> add|remove <bus id>" for each USB device
  *   byhand plug DIR COUNT CMD...  runs CMD, waits for so many devices on vhci_hcd, and gives each, as it comes, to the QEMU
  *                                 whose qmp.sock is in DIR; tells when a device was there and when QEMU had taken it
- *   byhand unplug DIR COUNT       takes them from QEMU again
+ *   byhand unplug DIR COUNT       takes them from QEMU again; tells when each was asked for and when QEMU had closed it
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -181,7 +181,9 @@ int main(int count, char **words)
 		for (int n = 0, devices = atoi(words[3]); n < devices; n++) {
 			snprintf(command, sizeof command,
 				 "{\"execute\":\"device_del\",\"arguments\":{\"id\":\"byhand-%d\"}}\n", n);
+			printf("asked %lld\n", now());
 			ask(command, -1, "\"DEVICE_DELETED\"");
+			printf("closed %lld\n", now());
 			snprintf(command, sizeof command,
 				 "{\"execute\":\"remove-fd\",\"arguments\":{\"fdset-id\":%d}}\n", SET + n);
 			ask(command, -1, NULL);

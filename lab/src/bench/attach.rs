@@ -51,6 +51,7 @@ fn round(case: &Case<'_>, guest: &mut Guest, device: &str, clock: &Clock) -> Res
     let seen = comes(guest)?;
     case.wait_status(VM, device, true)?;
     case.wait_condition(device, "Attached", "AttachedToVirtualMachine")?;
+    settles(guest)?;
     guest.forget();
     let recalled = case.set_devices(VM, &[])?;
     let gone = goes(guest)?;
@@ -63,6 +64,12 @@ fn round(case: &Case<'_>, guest: &mut Guest, device: &str, clock: &Clock) -> Res
 /// Waits until the guest says that it has a USB device.
 pub(super) fn comes(guest: &Guest) -> Result<Line> {
     guest.wait_line("that a device came", SOON, |line| line.text.contains("guest: usb add").then(|| line.clone()))
+}
+
+/// Waits until the guest has read the disk of its new device: while it looks what that is, it is in no hurry to see it go.
+pub(super) fn settles(guest: &Guest) -> Result<()> {
+    let read = |line: &Line| (line.text.contains("guest: disk ") && line.text.contains(" sha256=")).then_some(());
+    guest.wait_line("that it has read the disk", SOON, read)
 }
 
 /// Waits until the guest says that a USB device is gone.

@@ -10,11 +10,11 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
-use super::data::Path;
+use super::data::{self, Path};
 use super::figures::{Row, Times};
 use super::shares::Shares;
 use super::together::{self, all_said};
-use super::{HOME, IMPORTER, ROUNDS, VM, probe};
+use super::{HOME, IMPORTER, ROUNDS, VM, attach, probe};
 use crate::case::{Case, SOON};
 use crate::guest::Guest;
 use crate::node::{COMMAND, Node};
@@ -30,6 +30,9 @@ pub(super) struct ByHand {
     pub(super) attach: Times,
     /// From `device_del` to the guest.
     pub(super) detach: Times,
+    /// What QEMU takes for `device_del`: before it lets the guest go on it resets the device, through the network.
+    #[serde(default)]
+    pub(super) closed: Times,
     /// The same with sixteen devices at once.
     #[serde(default)]
     pub(super) together: Times,
@@ -91,12 +94,15 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, (place, disk): (&str, &
         let to = if number == 0 { &mut this } else { &mut hand };
         let took = bench.attach(guest, &[place], to).context("attaching by hand")?;
         to.attach.push(took);
-        let took = bench.detach(guest, &[place]).context("detaching by hand")?;
+        attach::settles(guest)?;
+        let took = bench.detach(guest, &[place], to).context("detaching by hand")?;
         to.detach.push(took);
     }
-    bench.attach(guest, &[disk], &mut ByHand::default()).context("attaching the disk by hand")?;
-    hand.disk = Path::measure(guest).context("the disk by hand")?;
-    bench.detach(guest, &[disk]).context("detaching the disk by hand")?;
+    for _ in 0..data::SESSIONS {
+        bench.attach(guest, &[disk], &mut ByHand::default()).context("attaching the disk by hand")?;
+        hand.disk.extend(Path::measure(guest).context("the disk by hand")?);
+        bench.detach(guest, &[disk], &mut ByHand::default()).context("detaching the disk by hand")?;
+    }
     let sticks = together::sticks();
     sticks.iter().try_for_each(|stick| home.plug(stick).map(drop))?;
     let places = lab.wait_for("sixteen sticks to be in their ports", SOON, || {
@@ -107,7 +113,7 @@ pub(super) fn rounds(case: &Case<'_>, guest: &mut Guest, (place, disk): (&str, &
         let before = Shares::of(importer)?;
         let took = bench.attach(guest, &places, &mut ByHand::default()).context("attaching sixteen by hand")?;
         hand.shares = Shares::of(importer)?.since(&before);
-        bench.detach(guest, &places).context("detaching sixteen by hand")?;
+        bench.detach(guest, &places, &mut ByHand::default()).context("detaching sixteen by hand")?;
         if number > 0 {
             hand.together.push(took);
         }
@@ -160,12 +166,13 @@ impl Bench<'_> {
         Ok(seen.saturating_sub(clock.unix(start)))
     }
 
-    /// How long it takes until they are gone from it.
-    fn detach(&self, guest: &mut Guest, places: &[&str]) -> Result<Duration> {
+    /// How long it takes until they are gone from it; what QEMU takes for the first one is noted.
+    fn detach(&self, guest: &mut Guest, places: &[&str], to: &mut ByHand) -> Result<Duration> {
         guest.forget();
         let start = Instant::now();
-        self.importer.run(&format!("{} unplug {} {}", probe::PROGRAM, self.folder, places.len()))?;
+        let said = self.importer.run(&format!("{} unplug {} {}", probe::PROGRAM, self.folder, places.len()))?;
         let gone = all_said(guest, "guest: usb remove", places.len())?.saturating_duration_since(start);
+        to.closed.push(moment(&said, "closed")?.saturating_sub(moment(&said, "asked")?));
         // 006 is a port in use; usbip wants its number without the zeros before it.
         self.importer.run(
             "set -e; for p in $(awk '$3 == \"006\" { print $2 + 0 }' /sys/devices/platform/vhci_hcd.0/status); do \

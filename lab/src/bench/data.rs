@@ -2,7 +2,7 @@
 //! own node; and whether any process of ours is woken up by that.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,13 @@ use crate::case::{Case, SOON};
 use crate::guest::Guest;
 use crate::stick::Stick;
 
-/// How many of the guest's lines count. The first is not one of them.
+/// How often each kind of path is made anew and measured, in turn: a session is faster or slower than the next one of its kind.
+pub(super) const SESSIONS: usize = 3;
+/// How many of the guest's lines count in each. The first is not one of them.
 const LINES: usize = 10;
-/// For all of them: each reads the whole disk.
+/// For how long our processes are watched while a disk is read.
+const LOAD: Duration = Duration::from_secs(60);
+/// For all lines: each reads the whole disk.
 const DEADLINE: Duration = Duration::from_secs(240);
 /// The machine that is on the node of the disk.
 const LOCAL: &str = "local-vm";
@@ -46,18 +50,29 @@ impl Path {
     /// # Errors
     /// When it tells too little in time.
     pub(super) fn measure(guest: &mut Guest) -> Result<Self> {
+        Self::measure_for(guest, Duration::ZERO)
+    }
+
+    /// The same for so long at least.
+    fn measure_for(guest: &mut Guest, at_least: Duration) -> Result<Self> {
         guest.forget();
         let mut path = Self::default();
-        let mut first = true;
+        let (begin, mut first) = (Instant::now(), true);
         guest.wait_line("how fast its disk is", DEADLINE, |line| {
             let (block, rate) = of_line(&line.text)?;
             if !std::mem::take(&mut first) {
                 path.block.push(block);
                 path.mib_per_second.push(rate / f64::from(1 << 20));
             }
-            (path.mib_per_second.len() == LINES).then_some(())
+            (path.mib_per_second.len() >= LINES && begin.elapsed() >= at_least).then_some(())
         })?;
         Ok(path)
+    }
+
+    /// What was measured in another session of this kind.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.block.extend(other.block);
+        self.mib_per_second.extend(other.mib_per_second);
     }
 
     fn rate(&self) -> f64 {
@@ -82,7 +97,7 @@ pub(super) struct Data {
     pub(super) local: Path,
     /// The remote one with other socket buffers.
     pub(super) buffers: BTreeMap<String, Path>,
-    /// What our processes used while the remote one was read.
+    /// What our processes used while the remote one was read for a minute.
     pub(super) loaded: Vec<Process>,
 }
 
@@ -94,7 +109,7 @@ impl Data {
         rows.extend(hand.rows("on another node by hand, not encrypted"));
         rows.extend(self.local.rows("on the same node"));
         rows.push(Row::figure("  rate through Patchbay of that by hand", self.remote.rate() / hand.rate(), ""));
-        rows.extend(self.loaded.iter().filter_map(|process| process.under_load(&[HOME, IMPORTER])));
+        rows.extend(self.loaded.iter().flat_map(|process| process.under_load(&[HOME, IMPORTER])));
         rows
     }
 }
@@ -111,19 +126,17 @@ pub(super) fn stick() -> Stick {
 pub(super) fn paths(case: &Case<'_>, guest: &mut Guest) -> Result<(Data, String)> {
     let (device, _) = case.plug(HOME, &stick())?;
     case.assign(&device, NAMESPACE)?;
-    let (remote, loaded) = of_other_node(case, guest, &device)?;
-    let mut buffers = BTreeMap::new();
-    for (how, sizes) in BUFFERS {
-        let nodes = [case.lab.node(HOME)?, case.lab.node(IMPORTER)?];
-        let former = nodes.iter().map(|node| node.run(&format!("cd {SYSCTLS}; cat tcp_rmem tcp_wmem")));
-        let former: Vec<String> = former.collect::<Result<_>>()?;
-        for node in nodes {
-            node.run(&format!("cd {SYSCTLS}; echo {sizes} >tcp_rmem; echo {sizes} >tcp_wmem"))?;
-        }
-        buffers.insert(how.to_owned(), of_other_node(case, guest, &device)?.0);
-        for (node, former) in nodes.iter().zip(former) {
-            let (read, write) = former.split_once('\n').context("two lines")?;
-            node.run(&format!("cd {SYSCTLS}; echo {read} >tcp_rmem; echo {write} >tcp_wmem"))?;
+    let loaded = on_other_node(case, guest, &device, |guest| {
+        let before = Usages::look(case.lab)?;
+        Path::measure_for(guest, LOAD)?;
+        Ok(Usages::look(case.lab)?.since(before))
+    })?;
+    let (mut remote, mut buffers) = (Path::default(), BTreeMap::<_, Path>::new());
+    for _ in 0..SESSIONS {
+        remote.extend(on_other_node(case, guest, &device, Path::measure)?);
+        for (how, sizes) in BUFFERS {
+            let path = with_buffers(case, sizes, || on_other_node(case, guest, &device, Path::measure))?;
+            buffers.entry(how.to_owned()).or_default().extend(path);
         }
     }
 
@@ -134,19 +147,38 @@ pub(super) fn paths(case: &Case<'_>, guest: &mut Guest) -> Result<(Data, String)
     Ok((Data { remote, local, buffers, loaded }, device))
 }
 
-/// Attaches it to a machine of another node, and detaches it in the end; what our processes used while it was read, besides.
-fn of_other_node(case: &Case<'_>, guest: &mut Guest, device: &str) -> Result<(Path, Vec<Process>)> {
+/// Does something while both nodes give their sockets buffers of these sizes.
+fn with_buffers<T>(case: &Case<'_>, sizes: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
+    let nodes = [case.lab.node(HOME)?, case.lab.node(IMPORTER)?];
+    let former = nodes.iter().map(|node| node.run(&format!("cd {SYSCTLS}; cat tcp_rmem tcp_wmem")));
+    let former: Vec<String> = former.collect::<Result<_>>()?;
+    for node in nodes {
+        node.run(&format!("cd {SYSCTLS}; echo {sizes} >tcp_rmem; echo {sizes} >tcp_wmem"))?;
+    }
+    let done = what()?;
+    for (node, former) in nodes.iter().zip(former) {
+        let (read, write) = former.split_once('\n').context("two lines")?;
+        node.run(&format!("cd {SYSCTLS}; echo {read} >tcp_rmem; echo {write} >tcp_wmem"))?;
+    }
+    Ok(done)
+}
+
+/// Does something while a machine of another node has it, which has it no more in the end.
+fn on_other_node<T>(
+    case: &Case<'_>,
+    guest: &mut Guest,
+    device: &str,
+    what: impl FnOnce(&mut Guest) -> Result<T>,
+) -> Result<T> {
     guest.forget();
     case.set_devices(VM, &[device])?;
     attach::comes(guest)?;
-    let before = Usages::look(case.lab)?;
-    let path = Path::measure(guest).context("a disk on another node")?;
-    let used = Usages::look(case.lab)?.since(before);
+    let done = what(guest).context("a disk on another node")?;
     guest.forget();
     case.set_devices(VM, &[])?;
     attach::goes(guest)?;
     case.lab.assert_no_leaks(SOON)?;
-    Ok((path, used))
+    Ok(done)
 }
 
 /// Time of a block, and bytes a second.

@@ -23,6 +23,11 @@ impl Times {
         self.0.push(time.as_secs_f64() * 1000.0);
     }
 
+    /// Those of another series.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// The one in the middle, or the mean of the two in the middle; not a number if there is none.
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();

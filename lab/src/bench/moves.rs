@@ -14,7 +14,7 @@ use crate::case::{BOOT, Case};
 use crate::guest::{Guest, Line};
 
 /// How often the machine goes around. One time more is not counted.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 10;
 /// A third node.
 const OTHER: &str = "node-3";
 /// For one move.

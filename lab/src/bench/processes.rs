@@ -37,13 +37,18 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The line of the table that says how often it was woken up while a disk was read at full speed, if it is the agent of one of
-    /// these nodes.
-    pub(super) fn under_load(&self, nodes: &[&str]) -> Option<Row> {
+    /// The lines of the table that say how often it was woken up while a disk was read at full speed, and what it did then, if it is
+    /// the agent of one of these nodes.
+    pub(super) fn under_load(&self, nodes: &[&str]) -> Vec<Row> {
         let Self { name, node, .. } = self;
+        if name != "agent" || !nodes.contains(&node.as_str()) {
+            return Vec::new();
+        }
         let what = format!("{name} on {node}: wake-ups of its threads while a disk is read at full speed");
-        let is_on_path = name == "agent" && nodes.contains(&node.as_str());
-        is_on_path.then(|| Row::figure(&what, self.wakeups_per_second, "/s"))
+        vec![
+            Row::figure(&what, self.wakeups_per_second, "/s"),
+            Row::figure("  CPU of one core meanwhile", self.cpu_percent, "%"),
+        ]
     }
 
     /// Its lines of the table.
