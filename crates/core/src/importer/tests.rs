@@ -1,4 +1,6 @@
 use super::*;
+use crate::conditions::GuestPort;
+use crate::names::{ClaimRef, PodRef};
 
 mod held;
 mod pods;
