@@ -172,9 +172,13 @@ fn put<F: Fact>(planner: &mut Planner, old: Option<&(F::Key, F)>, new: Option<&(
 }
 
 /// The same of what is only there or not there.
-fn mark<K>(old: Option<&K>, new: Option<&K>, mut tell: impl FnMut(&K, bool)) {
-    old.into_iter().for_each(|key| tell(key, false));
-    new.into_iter().for_each(|key| tell(key, true));
+fn mark<K: PartialEq>(old: Option<&K>, new: Option<&K>, mut tell: impl FnMut(&K, bool)) {
+    if let Some(key) = old.filter(|key| new != Some(*key)) {
+        tell(key, false);
+    }
+    if let Some(key) = new {
+        tell(key, true);
+    }
 }
 
 /// The same of claims: what they are for, and the ports they hold.
